@@ -1,0 +1,87 @@
+# Two commands on a fresh machine with python3, a C++ compiler and make: `make test` and `make bench`.
+#
+#   PYTHON=python3.12     the interpreter of the virtual environment
+#   THRIFTY_CUDA=OFF      leave the CUDA kernels out although nvcc is there (ON: fail when it is not)
+#   TORCH_INDEX=<url>     another package index to take torch from, such as PyTorch's own with CPU-only builds
+#   BENCH=...  PYTEST=... arguments of `python -m bench` and of pytest
+PYTHON ?= python3
+VENV   ?= .venv
+BENCH  ?= --quick
+PYTEST ?= -q
+BIN    := $(VENV)/bin
+RUN    := PATH="$(abspath $(BIN)):$$PATH"
+PIP    := $(BIN)/python -m pip install -q --disable-pip-version-check
+
+SOURCES   := $(shell find csrc cmake tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' -o -name '*.cmake' -o -name CMakeLists.txt)
+BUILD_DIR  = build/$(shell $(BIN)/python -c 'import sys; print(sys.implementation.cache_tag)')
+CXX_FOUND := $(shell command -v $${CXX:-c++} || command -v g++ || command -v clang++)
+NVCC       = $(firstword $(CUDACXX) $(shell command -v nvcc) $(wildcard $(VENV)/lib/python3*/site-packages/nvidia/cu13/bin/nvcc /usr/local/cuda/bin/nvcc))
+BUILT     := $(VENV)/.built-cuda-$(or $(THRIFTY_CUDA),AUTO)
+
+.PHONY: help build test bench lint wheel cuda-toolchain clean
+help:
+	@echo "make test            build, run the C++ tests and the Python tests"
+	@echo "make bench           build, run the benchmarks (BENCH='ensemble --full' for more)"
+	@echo "make lint            ruff, clang-format, mypy"
+	@echo "make wheel           a wheel in dist/"
+	@echo "make cuda-toolchain  nvcc 13.0 from PyPI into $(VENV), no system CUDA needed"
+	@echo "make clean           remove builds ($(VENV) stays)"
+
+$(VENV)/.requirements: requirements.txt
+	@test -n "$(CXX_FOUND)" || { echo "thrifty: no C++ compiler found; install one (Debian: apt-get install g++) or set CXX."; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python cmake/torch_flavour.py requirements.txt $(TORCH_INDEX)
+	$(PIP) -r requirements.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+	@touch $@
+
+$(VENV)/.lint: requirements-lint.txt | $(VENV)/.requirements
+	$(PIP) -r $<
+	@touch $@
+
+$(VENV)/.bench: requirements-bench.txt | $(VENV)/.requirements
+	$(PIP) -r $<
+	@touch $@
+
+# The CuTe headers alone: the package's own dependencies serve its Python generators.
+$(VENV)/.cutlass: | $(VENV)/.requirements
+	$(PIP) --no-deps nvidia-cutlass==4.2.0.0
+	@touch $@
+
+ifneq ($(THRIFTY_CUDA),OFF)
+ifneq ($(NVCC),)
+CUTLASS := $(VENV)/.cutlass
+endif
+endif
+
+# Editable: Python files are used where they are, so only native sources make it run again.
+$(BUILT): $(VENV)/.requirements $(CUTLASS) $(SOURCES) CMakeLists.txt pyproject.toml
+	@test "$(THRIFTY_CUDA)" = OFF || test -n "$(NVCC)" || echo "thrifty: no nvcc found, skipping the CUDA kernels (make cuda-toolchain installs one)"
+	$(RUN) $(PIP) --no-build-isolation --no-deps -C cmake.define.THRIFTY_TESTS=ON -e .
+	@rm -f $(VENV)/.built-cuda-*
+	@touch $@
+
+build: $(BUILT)
+
+test: build
+	$(RUN) ctest --test-dir $(BUILD_DIR) --output-on-failure -j2 --no-tests=ignore
+	$(BIN)/python -m pytest $(PYTEST) tests
+
+bench: build $(VENV)/.bench
+	$(BIN)/python -m bench $(BENCH)
+
+lint: $(VENV)/.lint
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	git ls-files '*.cpp' '*.h' '*.cu' '*.cuh' | xargs $(BIN)/clang-format --dry-run -Werror
+	$(BIN)/mypy
+
+wheel: $(VENV)/.requirements $(CUTLASS)
+	$(RUN) $(BIN)/python -m pip wheel -q --no-build-isolation --no-deps -w dist .
+	@ls -l dist/*.whl
+
+cuda-toolchain: $(VENV)/.requirements
+	$(PIP) "cuda-toolkit[nvcc,cudart,crt,nvvm,cccl]==13.0.*"
+	@rm -f $(VENV)/.built-cuda-*
+	@$(VENV)/lib/python3*/site-packages/nvidia/cu13/bin/nvcc --version | tail -2
+
+clean:
+	rm -rf build dist $(VENV)/.built-cuda-*

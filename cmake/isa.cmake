@@ -1,0 +1,33 @@
+# One source, compiled once per instruction set into its own namespace (-DTHRIFTY_ISA=<name>) and picked at run time by
+# csrc/core/dispatch.h. These objects must not hold weak symbols: the linker keeps one copy of each, and if that were
+# the AVX-512 one it would run on every machine (.ci/check_weak_symbols.py looks at the objects).
+
+set(THRIFTY_FLAGS_baseline "")
+set(THRIFTY_FLAGS_avx2 -mavx2 -mfma -mf16c)
+set(THRIFTY_FLAGS_avx512 ${THRIFTY_FLAGS_avx2} -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512)
+set(THRIFTY_FLAGS_amx ${THRIFTY_FLAGS_avx512} -mavx512bf16 -mamx-tile -mamx-bf16)
+
+set(THRIFTY_ISAS baseline)
+if(THRIFTY_X86)
+  list(APPEND THRIFTY_ISAS avx2 avx512 amx)
+endif()
+
+# thrifty_isa_library(name, namespace, sources, flags...): the object library `name`.
+# -Wno-psabi: GCC remarks that vectors wider than the baseline's registers are passed in memory; ours never leave a file.
+# -ffp-contract: said aloud, because the baseline of other compilers differs; a GEMM without FMA loses half its speed.
+function(thrifty_isa_library name isa sources)
+  add_library(${name} OBJECT ${sources})
+  target_link_libraries(${name} PRIVATE thrifty_base)
+  target_compile_definitions(${name} PRIVATE THRIFTY_ISA=${isa})
+  target_compile_options(${name} PRIVATE -Wno-psabi -ffp-contract=fast ${ARGN})
+endfunction()
+
+function(thrifty_isa_libraries core sources)
+  if(NOT sources)
+    return()
+  endif()
+  foreach(isa IN LISTS THRIFTY_ISAS)
+    thrifty_isa_library(thrifty_isa_${isa} ${isa} "${sources}" ${THRIFTY_FLAGS_${isa}})
+    target_sources(${core} PRIVATE $<TARGET_OBJECTS:thrifty_isa_${isa}>)
+  endforeach()
+endfunction()

@@ -1,0 +1,10 @@
+"""The version of a build: VERSION, plus what $THRIFTY_LOCAL_VERSION says about it ("cu130" gives 0.1.0+cu130)."""
+
+import os
+
+VERSION = "0.1.0"
+
+
+def dynamic_metadata(settings: dict, project: dict) -> dict[str, str]:
+    local = os.environ.get("THRIFTY_LOCAL_VERSION", "")
+    return {"version": f"{VERSION}+{local}" if local else VERSION}
