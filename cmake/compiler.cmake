@@ -3,7 +3,8 @@
 include(CheckLanguage)
 check_language(CXX)
 if(NOT CMAKE_CXX_COMPILER)
-  message(FATAL_ERROR "thrifty: no C++ compiler found; install one (Debian: apt-get install g++) or set CXX.")
+  message(FATAL_ERROR
+    "thrifty: no C++ compiler found; install one (Debian: apt-get install g++) or set CXX.")
 endif()
 enable_language(CXX)
 if(NOT CMAKE_SYSTEM_NAME STREQUAL "Linux")
@@ -29,11 +30,13 @@ set(CMAKE_CXX_VISIBILITY_PRESET hidden)
 set(CMAKE_CUDA_VISIBILITY_PRESET hidden)
 set(CMAKE_VISIBILITY_INLINES_HIDDEN ON)
 
-# Error messages and debug information name files relative to the source tree, not the builder's folders.
+# Error messages and debug information name files relative to the source tree, not the builder's
+# folders.
 add_compile_options($<$<COMPILE_LANGUAGE:CXX>:-ffile-prefix-map=${CMAKE_SOURCE_DIR}/=>)
 
 if(THRIFTY_SANITIZE)
-  add_compile_options(-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer)
+  add_compile_options(-fno-sanitize-recover=all -fno-omit-frame-pointer)
+  add_compile_options(-fsanitize=address,undefined)
   add_link_options(-fsanitize=address,undefined)
 endif()
 

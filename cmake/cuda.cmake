@@ -1,8 +1,9 @@
-# The CUDA kernels and their op library, when there is an nvcc: $CUDACXX, then PATH, then the PyPI toolkit of
-# `make cuda-toolchain`. AUTO skips them with one line when something is missing, ON stops with that line.
+# The CUDA kernels and their op library, when there is an nvcc: $CUDACXX, then PATH, then the PyPI
+# toolkit of `make cuda-toolchain`. AUTO skips them with one line when something is missing, ON
+# stops with that line.
 #
-# The library names libtorch_cuda by a stub of the same SONAME and links the CUDA runtime statically, so it is built
-# here without a CUDA torch and loads under any.
+# The library names libtorch_cuda by a stub of the same SONAME and links the CUDA runtime
+# statically, so it is built here without a CUDA torch and loads under any.
 
 set(THRIFTY_MIN_NVCC 12.4)  # Hopper's wgmma with C++20; older ones are not tested by CUTLASS 4.2
 
@@ -21,7 +22,8 @@ macro(thrifty_skip_cuda reason)
   return()
 endmacro()
 
-# thrifty_python_folder(out, module, subfolder): inside a PyPI package; empty when that is not installed.
+# thrifty_python_folder(out, module, subfolder): inside a PyPI package; empty when that is not
+# installed.
 function(thrifty_python_folder out module subfolder)
   execute_process(
     COMMAND ${Python_EXECUTABLE} -c "
@@ -56,13 +58,14 @@ endif()
 
 set(ENV{CUDACXX} ${nvcc})
 set(ENV{CUDAHOSTCXX} ${CMAKE_CXX_COMPILER})
-set(CMAKE_CUDA_ARCHITECTURES ${THRIFTY_CUDA_ARCHS})  # before the language is enabled: it would choose 75
+set(CMAKE_CUDA_ARCHITECTURES ${THRIFTY_CUDA_ARCHS})  # now: enable_language would choose 75
 set(CMAKE_CUDA_STANDARD 20)
 set(CMAKE_CUDA_STANDARD_REQUIRED ON)
 set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
 check_language(CUDA)
 if(NOT CMAKE_CUDA_COMPILER)
-  thrifty_skip_cuda("${nvcc} does not work with ${CMAKE_CXX_COMPILER} ${CMAKE_CXX_COMPILER_VERSION}")
+  set(host "${CMAKE_CXX_COMPILER} ${CMAKE_CXX_COMPILER_VERSION}")
+  thrifty_skip_cuda("${nvcc} does not work with ${host}")
 endif()
 
 # --- CuTe's arch layer --------------------------------------------------------------------------
@@ -77,8 +80,9 @@ enable_language(CUDA)
 message(STATUS "thrifty: CUDA kernels by nvcc ${nvcc_version} for ${THRIFTY_CUDA_ARCHS}")
 
 # --- kernels ------------------------------------------------------------------------------------
-# NDEBUG whatever the build type: CUTLASS's asserts make nvcc serialise wgmma (warning C7510). -v reports what each
-# kernel uses; the launcher keeps that report beside the object for .ci/cuda_resources.py and prints only warnings.
+# NDEBUG whatever the build type: CUTLASS's asserts make nvcc serialise wgmma (warning C7510). -v
+# reports what each kernel uses; the launcher keeps that report beside the object for
+# .ci/cuda_resources.py and prints only warnings.
 set(CMAKE_CUDA_COMPILER_LAUNCHER ${Python_EXECUTABLE} ${CMAKE_SOURCE_DIR}/cmake/nvcc_report.py)
 add_library(thrifty_cuda STATIC ${kernels})
 target_link_libraries(thrifty_cuda PRIVATE thrifty_base)
@@ -92,12 +96,15 @@ endif()
 
 # --- torch edge ---------------------------------------------------------------------------------
 add_library(stub_torch_cuda SHARED EXCLUDE_FROM_ALL csrc/torch/libtorch_cuda_stub.cpp)
-set_target_properties(stub_torch_cuda PROPERTIES OUTPUT_NAME torch_cuda CXX_VISIBILITY_PRESET default)
+set_target_properties(stub_torch_cuda PROPERTIES
+  OUTPUT_NAME torch_cuda CXX_VISIBILITY_PRESET default)
 
 if(ops_cuda)
   add_library(thrifty_ops_cuda MODULE ${ops_cuda})
-  target_include_directories(thrifty_ops_cuda SYSTEM PRIVATE ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
+  target_include_directories(thrifty_ops_cuda SYSTEM
+    PRIVATE ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
   target_compile_definitions(thrifty_ops_cuda PRIVATE USE_CUDA)  # declares torch's CUDA shims
-  target_link_libraries(thrifty_ops_cuda PRIVATE thrifty_core thrifty_cuda torch_stable torch_cpu stub_torch_cuda)
+  target_link_libraries(thrifty_ops_cuda
+    PRIVATE thrifty_core thrifty_cuda torch_stable torch_cpu stub_torch_cuda)
   thrifty_install(thrifty_ops_cuda)
 endif()

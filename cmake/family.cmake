@@ -1,5 +1,5 @@
-# thrifty_family: the one way to name sources. Each csrc/<family>/CMakeLists.txt calls it once, with paths relative to
-# its folder; CMakeLists.txt turns the collected lists into one target per layer.
+# thrifty_family: the one way to name sources. Each csrc/<family>/CMakeLists.txt calls it once, with
+# paths relative to its folder; CMakeLists.txt turns the collected lists into one target per layer.
 #
 #   thrifty_family(
 #     CPU       partition, threads, checks: core C++ for every machine
@@ -25,7 +25,8 @@ function(thrifty_sources out layer)
   set(${out} "${files}" PARENT_SCOPE)
 endfunction()
 
-# Into the package, next to its Python files. A symbol that nothing defines is an error now, not at import.
+# Into the package, next to its Python files. A symbol that nothing defines is an error now, not at
+# import.
 function(thrifty_install target)
   target_link_options(${target} PRIVATE -Wl,--exclude-libs,ALL)
   install(TARGETS ${target} LIBRARY DESTINATION thrifty)

@@ -1,10 +1,12 @@
-# One source, compiled once per instruction set into its own namespace (-DTHRIFTY_ISA=<name>) and picked at run time by
-# csrc/core/dispatch.h. These objects must not hold weak symbols: the linker keeps one copy of each, and if that were
-# the AVX-512 one it would run on every machine (.ci/check_weak_symbols.py looks at the objects).
+# One source, compiled once per instruction set into its own namespace (-DTHRIFTY_ISA=<name>) and
+# picked at run time by csrc/core/dispatch.h. These objects must not hold weak symbols: the linker
+# keeps one copy of each, and if that were the AVX-512 one it would run on every machine
+# (.ci/check_weak_symbols.py looks at the objects).
 
 set(THRIFTY_FLAGS_baseline "")
 set(THRIFTY_FLAGS_avx2 -mavx2 -mfma -mf16c)
-set(THRIFTY_FLAGS_avx512 ${THRIFTY_FLAGS_avx2} -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512)
+set(THRIFTY_FLAGS_avx512
+  ${THRIFTY_FLAGS_avx2} -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512)
 set(THRIFTY_FLAGS_amx ${THRIFTY_FLAGS_avx512} -mavx512bf16 -mamx-tile -mamx-bf16)
 
 set(THRIFTY_ISAS baseline)
@@ -13,8 +15,8 @@ if(THRIFTY_X86)
 endif()
 
 # thrifty_isa_library(name, namespace, sources, flags...): the object library `name`.
-# -Wno-psabi: GCC remarks that vectors wider than the baseline's registers are passed in memory; ours never leave a file.
-# -ffp-contract: said aloud, because the baseline of other compilers differs; a GEMM without FMA loses half its speed.
+# -Wno-psabi: GCC remarks how vectors wider than a register are passed; ours never leave a file.
+# -ffp-contract: said aloud because compilers differ; a GEMM without FMA loses half its speed.
 function(thrifty_isa_library name isa sources)
   add_library(${name} OBJECT ${sources})
   target_link_libraries(${name} PRIVATE thrifty_base)

@@ -1,15 +1,18 @@
-"""Compiler launcher of the CUDA kernels: keeps ptxas's report of each kernel beside the object file.
+"""Compiler launcher of the CUDA kernels: keeps ptxas's report of each kernel beside the object
+file.
 
-`ptxas -v` prints registers, shared memory and spills of every kernel among the compiler's messages. Here they go to
-`<object>.ptxas.txt`, where .ci/cuda_resources.py reads them; the terminal sees only what is left, warnings and errors.
-"""
+`ptxas -v` prints registers, shared memory and spills of every kernel among the compiler's messages.
+Here they go to `<object>.ptxas.txt`, where .ci/cuda_resources.py reads them; the terminal sees only
+what is left, warnings and errors."""
 
 import subprocess
 import sys
 
 
 def is_report(line: str) -> bool:
-    return line.startswith("ptxas info") or line.startswith("    ") and "bytes stack frame" in line
+    return line.startswith("ptxas info") or (
+        line.startswith("    ") and "bytes stack frame" in line
+    )
 
 
 def main(command: list[str]) -> int:

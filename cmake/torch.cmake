@@ -1,5 +1,6 @@
-# torch: its headers and the name of its library, nothing else. TorchConfig.cmake would ask for the full CUDA toolkit
-# and set architecture flags of its own; and finding torch without importing it saves two seconds.
+# torch: its headers and the name of its library, nothing else. TorchConfig.cmake would ask for the
+# full CUDA toolkit and set architecture flags of its own; and finding torch without importing it
+# saves two seconds.
 
 set(THRIFTY_MIN_TORCH 2.10)
 
@@ -28,8 +29,8 @@ target_include_directories(torch_stable SYSTEM INTERFACE ${torch_root}/include)
 target_compile_definitions(torch_stable INTERFACE TORCH_TARGET_VERSION=0x020a000000000000)
 target_compile_options(torch_stable INTERFACE -ffile-prefix-map=${torch_root}/include/=)
 
-# Python loads torch with RTLD_LOCAL, so the op library must name libtorch_cpu itself; -z defs turns a symbol that
-# torch does not export into a link error.
+# Python loads torch with RTLD_LOCAL, so the op library must name libtorch_cpu itself; -z defs turns
+# a symbol that torch does not export into a link error.
 add_library(torch_cpu SHARED IMPORTED)
 set_target_properties(torch_cpu PROPERTIES
   IMPORTED_LOCATION ${torch_root}/lib/libtorch_cpu.so

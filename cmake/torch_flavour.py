@@ -1,8 +1,7 @@
 """Says which torch `make` is about to install, before several GB arrive.
 
-Usage: torch_flavour.py requirements.txt [extra index]. pip decides and is asked without installing anything; when torch
-is there already, or pip cannot tell, that is said instead.
-"""
+Usage: torch_flavour.py requirements.txt [extra index]. pip decides and is asked without installing
+anything; when torch is there already, or pip cannot tell, that is said instead."""
 
 import importlib.metadata
 import json

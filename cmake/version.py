@@ -1,4 +1,4 @@
-"""The version of a build: VERSION, plus what $THRIFTY_LOCAL_VERSION says about it ("cu130" gives 0.1.0+cu130)."""
+"""The version of a build; THRIFTY_LOCAL_VERSION=cu130 makes it 0.1.0+cu130."""
 
 import os
 
