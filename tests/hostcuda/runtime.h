@@ -1,0 +1,94 @@
+// What the host forms of the device headers ask of the runtime.
+//
+// Every operation is made of four moves: arrive somewhere, wait there, wake others, fail with a
+// message. A Site is the place in the kernel's source, taken by a default argument.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <source_location>
+#include <string>
+
+#include "hostcuda/platform.h"
+
+namespace thrifty::cuda::host {
+
+using Site = std::source_location;
+
+// Ends the launch with a Fault that names kernel, block, thread and site.
+[[noreturn]] void fail(const Site& site, const std::string& what);
+
+// A point where the schedule may let another thread run first.
+void preempt();
+// As preempt, but the caller runs on only once no other thread can: for polling loops.
+void give_way();
+
+int lane();  // of the calling thread
+
+// Fills with the poison of the options: NaN as bf16, fp16, float and double.
+void fill_poison(void* address, size_t bytes);
+// Fails unless [address, address + bytes) lies in shared memory of the launch, aligned as told.
+void require_shared(const char* op, const void* address, size_t bytes, size_t align,
+                    const Site& site);
+void require_aligned(const char* op, const void* address, size_t align, const Site& site);
+
+struct WarpOp {
+  const char* name;
+  bool aligned = false;        // all lanes must stand at one place of the source
+  bool orders_memory = false;  // a barrier for memory, as only syncwarp is
+};
+using LaneSlots = void* const*;  // indexed by lane, null outside the mask
+
+// The last lane to arrive gets the slots of all; the others return null once it called
+// warp_release.
+LaneSlots warp_arrive(const WarpOp& op, uint32_t mask, void* slot, const Site& site);
+void warp_release();
+
+// Lets the last lane to arrive run combine(in, out) for the whole warp, where in(lane) is null for
+// a lane outside the mask and out(lane) is the result of a lane inside; returns the caller's
+// result.
+template <class Out, class In, class Combine>
+Out warp_operation(const WarpOp& op, uint32_t mask, const In& input, const Site& site,
+                   Combine&& combine) {
+  struct Slot {
+    const In* in;
+    Out out;
+  } mine{&input, {}};
+  if (LaneSlots slots = warp_arrive(op, mask, &mine, site)) {
+    combine(
+        [&](int lane) -> const In* {
+          return mask >> lane & 1 ? static_cast<Slot*>(slots[lane])->in : nullptr;
+        },
+        [&](int lane) -> Out& { return static_cast<Slot*>(slots[lane])->out; });
+    warp_release();
+  }
+  return mine.out;
+}
+
+// The same with one result at a time: out(lane) = combine(lane, in).
+template <class Out, class In, class Combine>
+Out warp_collective(const WarpOp& op, uint32_t mask, const In& input, const Site& site,
+                    Combine&& combine) {
+  return warp_operation<Out>(op, mask, input, site, [&](auto in, auto out) {
+    for (int lane = 0; lane < 32; ++lane)
+      if (mask >> lane & 1) out(lane) = combine(lane, in);
+  });
+}
+
+// Accesses that the compiler's instrumentation does not see are told to the race checker; a raw
+// copy is one that it shall not see.
+void note_read(const void* address, size_t bytes);
+void note_write(void* address, size_t bytes);
+void note_atomic(void* address, size_t bytes);
+void note_fence();
+void raw_copy(void* to, const void* from, size_t bytes);
+
+enum class Reduction { none, logical_and, logical_or, count };
+int block_barrier(Reduction reduction, bool predicate, const Site& site);
+void named_barrier(int id, int threads, bool waits, const Site& site);
+
+void async_copy(void* destination, const void* source, int bytes, bool valid, const Site& site);
+void async_commit();
+void async_wait(int pending, const Site& site);
+
+}  // namespace thrifty::cuda::host
