@@ -212,6 +212,46 @@ def packed(batch: int, d: int, dtype: str, tier: int) -> Case:
     )
 
 
+def mlp(batch: int, dtype: str, tier: int) -> Case:
+    """batch_ensemble_mlp: the whole network and the mean over members in one call."""
+    net = Network(batch, dtype)
+
+    def call_of(library: str):
+        def factory(state: Network):
+            op = require(library).batch_ensemble_mlp
+            names = [f"backbone.blocks.{i}.0" for i in range(state.blocks)]
+            lists = [
+                [state.params[f"{name}.{part}"] for name in names]
+                for part in ("weight", "r", "s", "bias")
+            ]
+            head = {key: state.params[f"output.{key[5:]}"] for key in ("head_weight", "head_bias")}
+
+            def call() -> Tensor:
+                with torch.inference_mode():
+                    return op(state.x, *lists, reduce="mean", **head)
+
+            return call
+
+        return factory
+
+    return Case(
+        op="batch_ensemble_mlp",
+        dims={"B": batch},
+        dtype=dtype,
+        setup=lambda device: Network(batch, dtype).fill(device),
+        impls={
+            "thrifty": call_of("thrifty"),
+            "eager": call_of(REFERENCE),
+            "gemm": lambda state: gemm_floor(state, training=False),
+        },
+        oracle=lambda state: oracle(state, training=False)[0].mean(1),
+        bytes=net.bytes(training=False),
+        flops=net.forward_flops,
+        tier=tier,
+        size="B",
+    )
+
+
 def cases(device: torch.device) -> list[Case]:
     listed = []
     for dtype in ("fp32", "bf16"):
@@ -223,6 +263,8 @@ def cases(device: torch.device) -> list[Case]:
         listed += [network("tabm_infer", 256, dtype, 2, d=d) for d in (128, 256, 960)]
         listed += [network("tabm_infer", 256, dtype, 2, d_in=d_in) for d_in in (8, 1600)]
         listed += [network("tabm_train", 256, dtype, 2, d=d) for d in (128, 256, 960)]
+        listed += [network("tabm_train", 256, dtype, 2, dropout=0)]
+        listed += [mlp(b, dtype, 0 if b == 1 else 1) for b in (1, 32, 256)]
         for d in (128, 256, 512, 960):
             listed.append(linear(fwd, 64, d, d, dtype, 0 if d == 256 else 1))
             listed.append(linear(bwd, 64, d, d, dtype, 0 if d == 256 else 1))

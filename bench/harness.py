@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from bench.timing import Plan, Stats, interleave, stats
+from thrifty.reference.cases import tensors
 
 DTYPES = {
     "fp64": torch.float64,
@@ -99,19 +100,6 @@ class Result:
         return row.stats.median if row and row.stats else None
 
 
-def tensors(value: object) -> Iterator[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from tensors(item)
-    elif isinstance(value, Iterable):
-        for item in value:
-            yield from tensors(item)
-    else:
-        raise TypeError(f"cannot compare a {type(value).__name__}")
-
-
 def pairs(got: object, expected: object) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Tensors to compare, in float64; ValueError when their number or shapes differ."""
     got_list, expected_list = list(tensors(got)), list(tensors(expected))
@@ -162,7 +150,8 @@ def prepare(row: Row, case: Case, state: Any, expected: object, timer):
                 return None
         if impl.figures is not None:
             row.figures = impl.figures()
-        call, row.reason = timer.prepare(impl.call)
+        warm = impl.compared and impl.check is None  # then the check was a first call
+        call, row.reason = timer.prepare(impl.call, warm)
     except Unavailable as missing:
         row.status, row.reason = "skip", str(missing)
     except Exception as error:  # a peer may break in any way; the other rows still count
@@ -174,6 +163,15 @@ def prepare(row: Row, case: Case, state: Any, expected: object, timer):
 
 def run_case(case: Case, device: torch.device, timer, plan: Plan, compiled: bool = True) -> Result:
     """Checks, then times. With compiled=False the torch.compile row is marked as skipped."""
+    with timer.session():
+        rows = run_rows(case, device, timer, plan, compiled)
+    if compiled and COMPILED in rows:
+        torch.compiler.reset()
+    gc.collect()
+    return Result(case, rows)
+
+
+def run_rows(case: Case, device: torch.device, timer, plan: Plan, compiled: bool) -> dict[str, Row]:
     rows = {name: Row(name) for name in case.impls}
     if not compiled and COMPILED in rows:
         rows[COMPILED] = Row(COMPILED, "skip", "compiling takes longer than a quick run")
@@ -194,8 +192,4 @@ def run_case(case: Case, device: torch.device, timer, plan: Plan, compiled: bool
         del state, expected
     for name, samples in interleave(calls, timer, plan).items():
         rows[name].samples, rows[name].stats = samples, stats(samples)
-    calls.clear()
-    if compiled and COMPILED in rows:
-        torch.compiler.reset()
-    gc.collect()
-    return Result(case, rows)
+    return rows

@@ -51,13 +51,14 @@ def governor() -> str | None:
         return None
 
 
-def thrifty_isa() -> str | None:
+def thrifty_info() -> dict:
+    """thrifty.info(); empty when thrifty is not built."""
     try:
         import thrifty
 
-        return thrifty.info().get("isa")
+        return thrifty.info()
     except (ImportError, AttributeError):
-        return None
+        return {}
 
 
 def cpu() -> dict:
@@ -65,7 +66,7 @@ def cpu() -> dict:
         "model": cpu_model(),
         "cores": cores(),
         "threads": torch.get_num_threads(),
-        "isa_thrifty": thrifty_isa(),
+        "isa_thrifty": thrifty_info().get("isa"),
         "isa_torch": torch.backends.cpu.get_cpu_capability(),
         "governor": governor(),
         "load_1min": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
@@ -115,6 +116,7 @@ def versions() -> dict:
         "cuda": torch.version.cuda,
         "numpy": numpy.__version__,
         "thrifty": package_version("thrifty"),
+        "thrifty_cuda": thrifty_info().get("cuda"),
         "tabm": package_version("tabm"),
         "compiler": compiler.splitlines()[0] if compiler else None,
     }

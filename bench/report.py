@@ -65,7 +65,8 @@ class Table:
         for row in result.rows.values():
             if row.status == "skip":
                 self.skipped[row.impl, row.reason] += 1
-            elif row.stats is None:
+                continue
+            if row.stats is None:
                 print(f"{name:<{self.case_width}} {row.impl:<{self.impl_width}} FAIL {row.reason}")
             else:
                 self.line(name, row.impl, self.cells(result, row, roof))

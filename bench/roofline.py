@@ -64,10 +64,11 @@ def cache_file(machine_id: str) -> Path:
 def measure(device: torch.device, dtypes: list[str], known: dict) -> dict:
     timer = CudaTimer(device, warm=True) if device.type == "cuda" else CpuTimer()
     peak = dict(known.get("peak", {}))
-    for name in dtypes:
-        if name not in peak:
-            peak[name] = measure_peak(device, timer, DTYPES[name])
-    bandwidth = known.get("bandwidth") or measure_bandwidth(device, timer)
+    with timer.session():
+        for name in dtypes:
+            if name not in peak:
+                peak[name] = measure_peak(device, timer, DTYPES[name])
+        bandwidth = known.get("bandwidth") or measure_bandwidth(device, timer)
     return {"bandwidth": bandwidth, "peak": peak}
 
 

@@ -16,7 +16,7 @@ from bench.timing import CpuTimer, CudaTimer, Plan
 
 QUICK = Plan(budget_s=0.5, min_rounds=3, slow_s=0.5)
 USUAL = Plan()
-FULL = Plan(budget_s=10.0, min_rounds=7, slow_s=8.0)
+FULL = Plan(budget_s=10.0)
 ONE_SAMPLE = Plan(budget_s=0.0, min_rounds=1, slow_s=0.5)
 TIERS = ("quick", "default", "full")
 

@@ -10,6 +10,7 @@ import gc
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -56,11 +57,19 @@ def stats(samples: list[float]) -> Stats:
 
 
 class CpuTimer:
-    def prepare(self, call: Call) -> tuple[Call, str]:
-        """Warms up; returns what `sample` is to call, and a note for the row."""
+    def session(self) -> AbstractContextManager:
+        """What everything of a case runs in, from its setup on."""
+        return nullcontext()
+
+    def prepare(self, call: Call, warm: bool = False) -> tuple[Call, str]:
+        """Warms up; returns what `sample` is to call, and a note for the row.
+
+        `warm` says that the call has run before, which spares a slow one the first of its two.
+        """
         # Twice: with a tuned allocator the heap grows to two generations of outputs, not one.
         started = time.perf_counter()
-        call()
+        if not warm:
+            call()
         if time.perf_counter() - started < 1.0:
             call()
         return call, ""
@@ -79,24 +88,25 @@ class CudaTimer:
     """Replays a captured graph, so that the launch cost of Python is not what is measured."""
 
     def __init__(self, device: torch.device, warm: bool) -> None:
-        self.device = device
+        # A backward pass runs on the stream of its forward pass, and a graph captures one stream,
+        # so setup, checks and timing all happen on this one.
+        self.stream = torch.cuda.Stream(device)
         l2_bytes = torch.cuda.get_device_properties(device).L2_cache_size
         self.flush = None if warm else torch.empty(2 * l2_bytes, dtype=torch.uint8, device=device)
 
-    def prepare(self, call: Call) -> tuple[Call, str]:
+    def session(self) -> AbstractContextManager:
+        return torch.cuda.stream(self.stream)
+
+    def prepare(self, call: Call, warm: bool = False) -> tuple[Call, str]:
         """The replay, or the call itself with a note when it cannot be captured."""
-        stream = torch.cuda.Stream(self.device)
-        stream.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(stream):
-            for _ in range(3):
-                call()
-        torch.cuda.current_stream(self.device).wait_stream(stream)
+        for _ in range(3):
+            call()
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph):
+            with torch.cuda.graph(graph, stream=self.stream):
                 call()
         except RuntimeError as error:
-            torch.cuda.synchronize(self.device)
+            torch.cuda.synchronize(self.stream.device)
             return call, f"launched without a graph: {str(error).splitlines()[0]}"
         return graph.replay, ""
 

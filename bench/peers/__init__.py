@@ -11,4 +11,4 @@ def require(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise Unavailable(f"{name} is not installed") from error
+        raise Unavailable(f"{name} cannot be imported: {error}") from error

@@ -121,6 +121,8 @@ def test_error_metrics():
     exact, off = torch.ones(3), torch.full((3,), 1.5)
     assert max_error({"a": exact, "b": [off]}, [exact, exact]) == pytest.approx(0.5)
     assert rms_error(torch.tensor([math.inf]), torch.ones(1)) == math.inf
+    # the second tensor's NaN must not hide behind the first one's small error
+    assert max_error([exact, torch.tensor([1.0, math.nan, 1.0])], [exact, exact]) == math.inf
 
 
 def test_gradients_are_judged_by_their_norm():
