@@ -1,8 +1,8 @@
-# Two commands on a fresh machine with python3, a C++ compiler and make: `make test` and `make bench`.
+# `make test` and `make bench`: all they need is python3, a C++ compiler and make.
 #
 #   PYTHON=python3.12     the interpreter of the virtual environment
-#   THRIFTY_CUDA=OFF      leave the CUDA kernels out although nvcc is there (ON: fail when it is not)
-#   TORCH_INDEX=<url>     another package index to take torch from, such as PyTorch's own with CPU-only builds
+#   THRIFTY_CUDA=OFF      leave the CUDA kernels out (ON: stop when nvcc is missing)
+#   TORCH_INDEX=<url>     a package index for torch, such as PyTorch's with CPU-only builds
 #   BENCH=...  PYTEST=... arguments of `python -m bench` and of pytest
 PYTHON ?= python3
 VENV   ?= .venv
@@ -12,10 +12,15 @@ BIN    := $(VENV)/bin
 RUN    := PATH="$(abspath $(BIN)):$$PATH"
 PIP    := $(BIN)/python -m pip install -q --disable-pip-version-check
 
-SOURCES   := $(shell find csrc cmake tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' -o -name '*.cmake' -o -name CMakeLists.txt)
+SOURCES   := $(shell find csrc cmake tests -name '*.cpp' -o -name '*.h' -o -name '*.cu*' \
+               -o -name '*.cmake' -o -name CMakeLists.txt)
 BUILD_DIR  = build/$(shell $(BIN)/python -c 'import sys; print(sys.implementation.cache_tag)')
 CXX_FOUND := $(shell command -v $${CXX:-c++} || command -v g++ || command -v clang++)
-NVCC       = $(firstword $(CUDACXX) $(shell command -v nvcc) $(wildcard $(VENV)/lib/python3*/site-packages/nvidia/cu13/bin/nvcc /usr/local/cuda/bin/nvcc))
+PYPI_NVCC  = $(VENV)/lib/python3*/site-packages/nvidia/cu13/bin/nvcc
+NVCC       = $(firstword $(CUDACXX) $(shell command -v nvcc) \
+               $(wildcard $(PYPI_NVCC) /usr/local/cuda/bin/nvcc))
+NO_CXX    := no C++ compiler found; install one (Debian: apt-get install g++) or set CXX.
+NO_NVCC   := no nvcc found, skipping the CUDA kernels (make cuda-toolchain installs one)
 BUILT     := $(VENV)/.built-cuda-$(or $(THRIFTY_CUDA),AUTO)
 
 .PHONY: help build test bench lint wheel cuda-toolchain clean
@@ -28,7 +33,7 @@ help:
 	@echo "make clean           remove builds ($(VENV) stays)"
 
 $(VENV)/.requirements: requirements.txt
-	@test -n "$(CXX_FOUND)" || { echo "thrifty: no C++ compiler found; install one (Debian: apt-get install g++) or set CXX."; exit 1; }
+	@test -n "$(CXX_FOUND)" || { echo "thrifty: $(NO_CXX)"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python cmake/torch_flavour.py requirements.txt $(TORCH_INDEX)
 	$(PIP) -r requirements.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
@@ -55,8 +60,9 @@ endif
 
 # Editable: Python files are used where they are, so only native sources make it run again.
 $(BUILT): $(VENV)/.requirements $(CUTLASS) $(SOURCES) CMakeLists.txt pyproject.toml
-	@test "$(THRIFTY_CUDA)" = OFF || test -n "$(NVCC)" || echo "thrifty: no nvcc found, skipping the CUDA kernels (make cuda-toolchain installs one)"
-	$(RUN) $(PIP) --no-build-isolation --no-deps -C cmake.define.THRIFTY_TESTS=ON -e .
+	@test "$(THRIFTY_CUDA)" = OFF || test -n "$(NVCC)" || echo "thrifty: $(NO_NVCC)"
+	$(RUN) $(PIP) --no-build-isolation --no-deps -C cmake.define.THRIFTY_TESTS=ON \
+	  $(if $(CI),-C cmake.define.THRIFTY_WERROR=ON) -e .
 	@rm -f $(VENV)/.built-cuda-*
 	@touch $@
 
@@ -81,7 +87,7 @@ wheel: $(VENV)/.requirements $(CUTLASS)
 cuda-toolchain: $(VENV)/.requirements
 	$(PIP) "cuda-toolkit[nvcc,cudart,crt,nvvm,cccl]==13.0.*"
 	@rm -f $(VENV)/.built-cuda-*
-	@$(VENV)/lib/python3*/site-packages/nvidia/cu13/bin/nvcc --version | tail -2
+	@$(PYPI_NVCC) --version | tail -2
 
 clean:
 	rm -rf build dist $(VENV)/.built-cuda-*

@@ -17,11 +17,13 @@ endif()
 # thrifty_isa_library(name, namespace, sources, flags...): the object library `name`.
 # -Wno-psabi: GCC remarks how vectors wider than a register are passed; ours never leave a file.
 # -ffp-contract: said aloud because compilers differ; a GEMM without FMA loses half its speed.
+# -Wno-*uninitialized: GCC 12 warns of its own _mm512_undefined_epi32() (GCC bug 105593).
 function(thrifty_isa_library name isa sources)
   add_library(${name} OBJECT ${sources})
   target_link_libraries(${name} PRIVATE thrifty_base)
   target_compile_definitions(${name} PRIVATE THRIFTY_ISA=${isa})
-  target_compile_options(${name} PRIVATE -Wno-psabi -ffp-contract=fast ${ARGN})
+  target_compile_options(${name} PRIVATE
+    -Wno-psabi -Wno-uninitialized -Wno-maybe-uninitialized -ffp-contract=fast ${ARGN})
 endfunction()
 
 function(thrifty_isa_libraries core sources)

@@ -1,0 +1,37 @@
+"""The wheel holds the package, its three native files and its metadata, and nothing else.
+
+Usage: check_wheel_files.py WHEEL
+"""
+
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+NATIVE = r"thrifty/(libthrifty_ops_(cpu|cuda)\.so|_native\..*\.so)"
+METADATA = r"thrifty-[\w.+]+\.dist-info/(METADATA|WHEEL|RECORD|entry_points\.txt|licenses/LICENSE)"
+
+
+def main(wheel: str) -> int:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    tracked = subprocess.run(
+        ["git", "ls-files", "python/thrifty"], capture_output=True, text=True, check=True
+    )
+    sources = {name.removeprefix("python/") for name in tracked.stdout.split()}
+    native = {name for name in names if re.fullmatch(NATIVE, name)}
+    extra = {n for n in names - sources - native if not re.fullmatch(METADATA, n)}
+    for name in sorted(sources - names):
+        print(f"wheel: {name} is missing")
+    for name in sorted(extra):
+        print(f"wheel: {name} does not belong there")
+    print(f"wheel: {wheel}, {Path(wheel).stat().st_size / 1024:.0f} KB, {', '.join(sorted(native))}")
+    expected_tag = "-py3-none-linux_"
+    if expected_tag not in wheel:
+        print(f"wheel: expected {expected_tag} in its name")
+        return 1
+    return 1 if extra or sources - names or len(native) < 2 else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
