@@ -15,7 +15,7 @@ from pathlib import Path
 # doubles the time of eager elementwise code. Every implementation runs with that switched off,
 # the same for all: a baseline that loses to its allocator would flatter us.
 TUNED_MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(2**33), "MALLOC_TRIM_THRESHOLD_": str(2**33)}
-QUICK_S = 40.0  # of a quick run's minute; later cases then take one sample each
+QUICK_S = 30.0  # of a quick run's minute; later cases then take one sample each
 PATH_OPTIONS = ("--json", "--compare", "--plot")
 
 

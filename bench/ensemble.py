@@ -257,7 +257,7 @@ def cases(device: torch.device) -> list[Case]:
     for dtype in ("fp32", "bf16"):
         fwd, bwd = "batch_ensemble_linear_fwd", "batch_ensemble_linear_bwd"
         listed += [network("tabm_infer", b, dtype, 0 if b <= 32 else 1) for b in (1, 32, 256, 1024)]
-        listed += [network("tabm_train", b, dtype, 0 if b == 32 else 1) for b in (32, 256, 1024)]
+        listed += [network("tabm_train", b, dtype, 0 if b <= 8 else 1) for b in (8, 32, 256, 1024)]
         listed += [network(f"tabm_{a}_infer", 32, dtype, 1) for a in ("mini", "packed")]
         listed += [network(f"tabm_{a}_train", 256, dtype, 2) for a in ("mini", "packed")]
         listed += [network("tabm_infer", 256, dtype, 2, d=d) for d in (128, 256, 960)]
@@ -266,8 +266,8 @@ def cases(device: torch.device) -> list[Case]:
         listed += [network("tabm_train", 256, dtype, 2, dropout=0)]
         listed += [mlp(b, dtype, 0 if b == 1 else 1) for b in (1, 32, 256)]
         for d in (128, 256, 512, 960):
-            listed.append(linear(fwd, 64, d, d, dtype, 0 if d == 256 else 1))
-            listed.append(linear(bwd, 64, d, d, dtype, 0 if d == 256 else 1))
+            listed.append(linear(fwd, 64, d, d, dtype, 0 if d == 128 else 1))
+            listed.append(linear(bwd, 64, d, d, dtype, 0 if d == 128 else 1))
         for n_in in (8, 100, 1600):
             listed.append(linear(fwd, 64, n_in, 512, dtype, 1))
             listed.append(linear(bwd, 64, n_in, 512, dtype, 2))

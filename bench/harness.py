@@ -23,10 +23,11 @@ DTYPES = {
     "fp16": torch.float16,
 }
 # A network rounds each activation and, in eager, each step between them: several units of the last
-# place. A gradient also differs where rounding moves an activation across a ReLU's zero: 0.3 % of
-# them in bf16, which is 5 % of the norm, a handful of millions in fp32.
+# place. A gradient also differs wherever rounding moves an activation across a ReLU's zero: in bf16
+# 0.3 % of them, which is 5 % of the norm; in fp32 one in a million, of which the first is 0.6 % of
+# the norm in a case of 2e5 activations. A member left out of 32 is 17 %.
 TOLERANCE = {"fp64": 1e-12, "fp32": 1e-5, "bf16": 2e-2, "fp16": 1e-2}
-GRADIENT_TOLERANCE = {"fp64": 1e-12, "fp32": 1e-3, "bf16": 1.5e-1, "fp16": 5e-2}
+GRADIENT_TOLERANCE = {"fp64": 1e-12, "fp32": 2e-2, "bf16": 1.5e-1, "fp16": 5e-2}
 COMPILED = "compile"  # name of the torch.compile implementation, which --quick leaves out
 
 

@@ -14,7 +14,7 @@ from bench import FAMILIES, bars, compare, machine, plot, report, roofline
 from bench.harness import Case, Result, run_case
 from bench.timing import CpuTimer, CudaTimer, Plan
 
-QUICK = Plan(budget_s=0.5, min_rounds=3, slow_s=0.5)
+QUICK = Plan(budget_s=0.4, min_rounds=3, slow_s=0.5)
 USUAL = Plan()
 FULL = Plan(budget_s=10.0)
 ONE_SAMPLE = Plan(budget_s=0.0, min_rounds=1, slow_s=0.5)
