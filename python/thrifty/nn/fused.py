@@ -1,0 +1,201 @@
+"""Runs a stack of blocks Sequential(linear, activation, dropout) with one op a block.
+
+Block l's epilogue applies its activation and dropout and the r of block l + 1, so that block l + 1
+reads an operand that is ready; the first block reads (B, d), never expanded to (B, k, d). Without
+gradients, on the CPU, all blocks, the head and the mean over members are one op. What the ops do
+not know (another activation, a layer with hooks, a foreign module) runs as the module it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..ensemble import batch_ensemble_linear, batch_ensemble_mlp, ensemble_linear
+from .cache import PackedWeights
+from .layers import LinearBatchEnsemble, LinearEnsemble, autocast_dtype, collapse_members, widen
+
+
+class Block(NamedTuple):
+    """One block as the ops see it. `activation` None: the op stops before the activation."""
+
+    weight: Tensor
+    r: Tensor | None
+    s: Tensor | None
+    bias: Tensor | None
+    separate: bool  # weight is (k, in, out), one matrix per member
+    activation: str | None
+    dropout: float  # 0 in eval mode
+    modules: tuple[nn.Module, nn.Module]  # the activation and dropout, run when activation is None
+
+
+def activation_name(module: nn.Module) -> str | None:
+    """The op's name of an activation module, or None when the op has no such activation."""
+    kind = type(module)
+    if kind is nn.GELU:
+        return "gelu" if module.approximate == "none" else "gelu_tanh"
+    return {nn.ReLU: "relu", nn.SiLU: "silu", nn.Identity: "none"}.get(kind)
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether calling the module does more than its forward."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
+
+
+def _read_block(block: nn.Module) -> Block | None:
+    parts = tuple(block) if type(block) is nn.Sequential else ()
+    if len(parts) != 3 or has_hooks(block) or any(has_hooks(part) for part in parts):
+        return None
+    linear, activation, dropout = parts
+    if type(dropout) is not nn.Dropout:
+        return None
+    r = s = None
+    # Comparing forward, not the class, admits parametrisations and refuses overridden layers.
+    forward = type(linear).forward
+    if forward is LinearBatchEnsemble.forward:
+        r, s = linear.r, linear.s
+    elif forward is not LinearEnsemble.forward and forward is not nn.Linear.forward:
+        return None
+    p = dropout.p if dropout.training else 0.0
+    name = activation_name(activation) if p < 1.0 else None
+    separate = linear.weight.ndim == 3
+    return Block(linear.weight, r, s, linear.bias, separate, name, p, (activation, dropout))
+
+
+def read_blocks(blocks: Iterable[nn.Module], scale: Tensor | None) -> list[Block] | None:
+    """The blocks for the ops, `scale` being one more r of the first; None if one is foreign."""
+    result = []
+    for module in blocks:
+        block = _read_block(module)
+        if block is None or (result and block.separate != result[0].separate):
+            return None
+        result.append(block)
+    if scale is not None and result:
+        if result[0].r is not None or result[0].separate:
+            return None
+        result[0] = result[0]._replace(r=scale)
+    return result
+
+
+def run_modules(x: Tensor, blocks: Iterable[nn.Module], k: int, scale: Tensor | None) -> Tensor:
+    """Run the blocks one module at a time: what `run_blocks` is a faster form of."""
+    if x.ndim == 2:
+        x = x.unsqueeze(1).expand(-1, k, -1)
+    if scale is not None:
+        x = x * scale
+    for block in blocks:
+        x = block(x)
+    return x
+
+
+def run_blocks(x: Tensor, blocks: list[Block], k: int) -> Tensor:
+    """Run the blocks with one op each. x is (B, d) or (B, k, d), the result (B, k, d_block)."""
+    dtype = autocast_dtype(x, blocks[0].weight) or blocks[0].weight.dtype
+    if torch.is_autocast_enabled(x.device.type):
+        x = x.to(dtype)
+    # One draw per forward: all masks follow from torch.manual_seed and cost one small kernel.
+    seeds: Tensor | None = None
+    if any(block.dropout > 0 for block in blocks):
+        seeds = torch.randint(2**63 - 1, (len(blocks), 2), dtype=torch.int64, device=x.device)
+    scaled = False  # whether the previous epilogue has applied this block's r
+    for i, block in enumerate(blocks):
+        weight, fused = block.weight.to(dtype), block.activation is not None
+        p, seed = 0.0, None
+        if fused and block.dropout > 0 and seeds is not None:
+            p, seed = block.dropout, seeds[i]
+        if block.separate:
+            x = ensemble_linear(x, weight, block.bias, block.activation, dropout=p, seed=seed)
+        else:
+            r_next = blocks[i + 1].r if fused and i + 1 < len(blocks) else None
+            x = batch_ensemble_linear(
+                x,
+                weight,
+                None if scaled else block.r,
+                block.s,
+                block.bias,
+                block.activation,
+                r_next=r_next,
+                dropout=p,
+                seed=seed,
+                k=k,
+            )
+            scaled = r_next is not None
+        if not fused:
+            for module in block.modules:
+                x = module(x)
+    return x
+
+
+def _one_op_possible(x: Tensor, blocks: list[Block]) -> bool:
+    name = blocks[0].activation
+    return (
+        not torch.is_grad_enabled()
+        and x.device.type == "cpu"
+        and name is not None
+        and not blocks[0].separate
+        and all(block.activation == name and block.dropout == 0 for block in blocks)
+    )
+
+
+def reduce_members(x: Tensor, reduce: str) -> Tensor:
+    """Reduce (B, k, d) over members: "none", "mean", or "softmax_mean" (mean of probabilities)."""
+    if reduce == "none":
+        return x
+    if reduce == "mean":
+        return x.mean(1)
+    if reduce == "softmax_mean":
+        return x.softmax(-1).mean(1)
+    raise ValueError(
+        f"reduce_members: reduce: expected 'none', 'mean' or 'softmax_mean', got {reduce!r}"
+    )
+
+
+def run_network(
+    x: Tensor,
+    modules: Iterable[nn.Module],
+    k: int,
+    cache: PackedWeights,
+    *,
+    scale: Tensor | None = None,
+    head: nn.Module | None = None,
+    reduce: str = "none",
+) -> Tensor:
+    """Blocks, then the head if there is one, then `reduce` over the members.
+
+    Under autocast the blocks' activations have autocast's dtype; the head's output is float32.
+    """
+    x = collapse_members(x)
+    if torch.is_grad_enabled():
+        cache.clear()  # a gradient step may follow, and fused optimisers leave no other trace
+    blocks = read_blocks(modules, scale)
+    plain_head = head is None or (
+        type(head).forward is LinearEnsemble.forward and not has_hooks(head)
+    )
+    if not blocks or not plain_head or not _one_op_possible(x, blocks):
+        x = run_modules(x, modules, k, scale) if not blocks else run_blocks(x, blocks, k)
+        return reduce_members(x if head is None else head(x), reduce)
+    dtype = autocast_dtype(x, blocks[0].weight) or blocks[0].weight.dtype
+    weights, packed = cache.get([block.weight for block in blocks], dtype)
+    out = batch_ensemble_mlp(
+        x.to(dtype) if dtype != blocks[0].weight.dtype else x,
+        weights,
+        [block.r for block in blocks],
+        [block.s for block in blocks],
+        [block.bias for block in blocks],
+        activation=blocks[0].activation,
+        head_weight=None if head is None else head.weight.to(dtype),
+        head_bias=None if head is None else head.bias,
+        reduce=reduce if head is not None else "none",
+        packed=packed,
+    )
+    if head is None:
+        return reduce_members(out, reduce)
+    return widen(out, head.bias, None)
