@@ -148,6 +148,8 @@ def interleave(calls: Mapping[str, Call], timer, plan: Plan) -> dict[str, list[f
     gc.disable()
     try:
         for _ in range(plan.rounds(round_s) if repeats else 0):
+            if round_s > 0.1:  # long calls hold large tensors, which a cycle would keep alive
+                gc.collect()
             for name, count in repeats.items():
                 samples[name].append(timer.sample(calls[name], count))
     finally:
