@@ -1,0 +1,20 @@
+// thrifty._native: the NumPy face of the library. No torch here: a module that needs NumPy alone.
+#include "core/dispatch.h"
+#include "core/parallel.h"
+#include "python/numpy_edge.h"
+
+namespace thrifty::python {
+void bind_ensemble(py::module_& m);
+}
+
+PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
+  m.doc() = "CPU kernels of thrifty on NumPy arrays.";
+  m.def("cpu_isa", [] { return thrifty::isa_name(thrifty::active_isa()); });
+  m.def("set_num_threads", [](int threads) {
+    THRIFTY_CHECK(threads > 0, "set_num_threads: threads: expected a positive number, got ",
+                  threads);
+    thrifty::set_num_threads(threads);
+  });
+  m.def("get_num_threads", &thrifty::get_num_threads);
+  thrifty::python::bind_ensemble(m);
+}
