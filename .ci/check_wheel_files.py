@@ -25,12 +25,12 @@ def main(wheel: str) -> int:
         print(f"wheel: {name} is missing")
     for name in sorted(extra):
         print(f"wheel: {name} does not belong there")
-    print(f"wheel: {wheel}, {Path(wheel).stat().st_size / 1024:.0f} KB, {', '.join(sorted(native))}")
-    expected_tag = "-py3-none-linux_"
-    if expected_tag not in wheel:
-        print(f"wheel: expected {expected_tag} in its name")
-        return 1
-    return 1 if extra or sources - names or len(native) < 2 else 0
+    size = Path(wheel).stat().st_size // 1024
+    print(f"wheel: {wheel}, {size} KB, {', '.join(sorted(native))}")
+    well_named = "-py3-none-linux_" in wheel
+    if not well_named:
+        print("wheel: expected -py3-none-linux_ in its name")
+    return 0 if well_named and not extra and sources <= names and len(native) >= 2 else 1
 
 
 if __name__ == "__main__":

@@ -10,17 +10,23 @@ set(THRIFTY_MIN_NVCC 12.4)  # Hopper's wgmma with C++20; older ones are not test
 if(NOT THRIFTY_CUDA MATCHES "^(AUTO|ON|OFF)$")
   message(FATAL_ERROR "thrifty: THRIFTY_CUDA: expected AUTO, ON or OFF, got ${THRIFTY_CUDA}.")
 endif()
-if(THRIFTY_CUDA STREQUAL "OFF")
-  return()
-endif()
+# pip hides what CMake says: the Makefile prints the line from this file.
+function(thrifty_say line)
+  message(NOTICE "thrifty: ${line}")
+  file(WRITE ${CMAKE_BINARY_DIR}/cuda.txt "thrifty: ${line}\n")
+endfunction()
 
 macro(thrifty_skip_cuda reason)
   if(THRIFTY_CUDA STREQUAL "ON")
     message(FATAL_ERROR "thrifty: THRIFTY_CUDA=ON, but ${reason}.")
   endif()
-  message(NOTICE "thrifty: building without the CUDA kernels: ${reason}.")
+  thrifty_say("skipping the CUDA kernels: ${reason}.")
   return()
 endmacro()
+
+if(THRIFTY_CUDA STREQUAL "OFF")
+  thrifty_skip_cuda("THRIFTY_CUDA=OFF")
+endif()
 
 # thrifty_python_folder(out, module, subfolder): inside a PyPI package; empty when that is not
 # installed.
@@ -77,7 +83,11 @@ if(NOT THRIFTY_CUTLASS_INCLUDE)
 endif()
 
 enable_language(CUDA)
-message(STATUS "thrifty: CUDA kernels by nvcc ${nvcc_version} for ${THRIFTY_CUDA_ARCHS}")
+thrifty_say("CUDA kernels by nvcc ${nvcc_version} for ${THRIFTY_CUDA_ARCHS}.")
+
+if(NOT kernels)
+  return()
+endif()
 
 # --- kernels ------------------------------------------------------------------------------------
 # NDEBUG whatever the build type: CUTLASS's asserts make nvcc serialise wgmma (warning C7510). -v

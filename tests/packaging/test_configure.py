@@ -81,7 +81,7 @@ def test_old_nvcc(tmp_path):
 
     run = configure(tmp_path, "-DTHRIFTY_CUDA=AUTO", CUDACXX=nvcc)
     assert run.returncode == 0, run.stderr
-    assert f"building without the CUDA kernels: {wanted}" in run.stderr
+    assert f"thrifty: skipping the CUDA kernels: {wanted}" in run.stderr
 
 
 def test_broken_nvcc(tmp_path):
