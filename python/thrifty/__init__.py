@@ -1,0 +1,35 @@
+"""PyTorch kernels that do less work for the same result.
+
+The ops of all families are importable from here; `thrifty.nn` holds the modules, `thrifty.numpy`
+the same kernels on NumPy arrays. torch is imported by the first use of something that needs it, so
+that `import thrifty.numpy` works, and stays quick, where there is none.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from thrifty.info import __version__ as __version__
+from thrifty.info import info as info
+
+if TYPE_CHECKING:
+    from thrifty import nn, numpy, reference  # noqa: F401
+    from thrifty.ensemble import *  # noqa: F403
+
+FAMILIES = ("ensemble",)
+_MODULES = (*FAMILIES, "nn", "numpy", "reference")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"thrifty.{name}")
+    if not name.startswith("_"):
+        for family in FAMILIES:
+            module = importlib.import_module(f"thrifty.{family}")
+            if name in module.__all__:
+                return getattr(module, name)
+    raise AttributeError(f"module 'thrifty' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    ops = (importlib.import_module(f"thrifty.{family}").__all__ for family in FAMILIES)
+    return sorted({"__version__", "info", *_MODULES, *(name for names in ops for name in names)})
