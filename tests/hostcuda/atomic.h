@@ -11,7 +11,7 @@ template <class T, class Update>
 T atomic_update(T* address, const Site& site, Update&& update) {
   require_aligned("atomic", address, sizeof(T), site);
   preempt();
-  note_atomic(address, sizeof(T));
+  note_atomic(address, sizeof(T), true);
   T old, changed;
   raw_copy(&old, address, sizeof(T));
   changed = update(old);
@@ -52,7 +52,7 @@ template <class T>
 T atomic_load(const T* address, host::Site site = host::Site::current()) {
   host::require_aligned("atomic", address, sizeof(T), site);
   host::give_way();
-  host::note_atomic(const_cast<T*>(address), sizeof(T));
+  host::note_atomic(address, sizeof(T), false);
   T value;
   host::raw_copy(&value, address, sizeof(T));
   return value;

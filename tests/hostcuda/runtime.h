@@ -79,7 +79,7 @@ Out warp_collective(const WarpOp& op, uint32_t mask, const In& input, const Site
 // copy is one that it shall not see.
 void note_read(const void* address, size_t bytes);
 void note_write(void* address, size_t bytes);
-void note_atomic(void* address, size_t bytes);
+void note_atomic(const void* address, size_t bytes, bool writes);
 void note_fence();
 void raw_copy(void* to, const void* from, size_t bytes);
 

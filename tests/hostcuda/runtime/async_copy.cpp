@@ -7,11 +7,13 @@
 namespace thrifty::cuda::host {
 
 void async_copy(void* destination, const void* source, int bytes, bool valid, const Site& site) {
+  const race::Quiet quiet;
   Thread& thread = self("cp.async");
   require_shared("cp.async", destination, size_t(bytes), size_t(bytes), site);
   if (valid) require_aligned("cp.async", source, size_t(bytes), site);
-  race::async_begin(destination, size_t(bytes), thread.index);
-  if (valid) note_read(source, size_t(bytes));
+  const void* code = __builtin_return_address(0);
+  race::async_begin(destination, size_t(bytes), thread.index, code);
+  if (valid) race::read(source, size_t(bytes), thread.index, code);
   fill_poison(destination, size_t(bytes));
   thread.copies.push_back({destination, source, bytes, valid, thread.copy_group});
 }
@@ -19,6 +21,7 @@ void async_copy(void* destination, const void* source, int bytes, bool valid, co
 void async_commit() { ++self("cp.async commit").copy_group; }
 
 void async_wait(int pending, const Site&) {
+  const race::Quiet quiet;
   Thread& thread = self("cp.async wait");
   const int covered = pending == 0 ? thread.copy_group + 1 : thread.copy_group - pending;
   size_t done = 0;

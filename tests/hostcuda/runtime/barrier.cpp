@@ -35,6 +35,7 @@ void open(Barrier& barrier) {
 }  // namespace
 
 int block_barrier(Reduction reduction, bool predicate, const Site& site) {
+  const race::Quiet quiet;
   Launch& launch = current();
   Thread& thread = self(kSyncthreads);
   Barrier& barrier = launch.barriers[0];
@@ -49,13 +50,12 @@ int block_barrier(Reduction reduction, bool predicate, const Site& site) {
   barrier.any |= predicate;
   barrier.every &= predicate;
   barrier.count += predicate;
-  race::barrier_arrive(0, thread.index);
   if (++barrier.arrived < launch.threads) {
     barrier.waiting.push_back(thread.index);
     wait(kSyncthreads, 0, site);
     return result_of(barrier, reduction);
   }
-  race::barrier_open_block();
+  race::join_block();
   open(barrier);
   const int result = result_of(barrier, reduction);
   preempt();
@@ -63,6 +63,7 @@ int block_barrier(Reduction reduction, bool predicate, const Site& site) {
 }
 
 void named_barrier(int id, int threads, bool waits, const Site& site) {
+  const race::Quiet quiet;
   Launch& launch = current();
   Thread& thread = self(kNamedBarrier);
   if (id < 1 || id > 15) fail(site, "named barrier: the id is not in 1..15");
@@ -84,11 +85,10 @@ void named_barrier(int id, int threads, bool waits, const Site& site) {
     if (!waits) return preempt();
     barrier.waiting.push_back(thread.index);
     wait(kNamedBarrier, 0, site);
-    race::barrier_leave(id, thread.index);
     return;
   }
-  race::barrier_open(id);
-  if (waits) race::barrier_leave(id, thread.index);
+  if (waits) barrier.waiting.push_back(thread.index);
+  race::barrier_open(id, barrier.waiting);
   open(barrier);
   preempt();
 }

@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <map>
 
+#include "hostcuda/runtime/race.h"
 #include "hostcuda/runtime/state.h"
 
 namespace thrifty::cuda::host {
@@ -21,6 +22,10 @@ std::string text_of(const uint3& v) {
 
 std::string base_name(const std::string& path) { return path.substr(path.rfind('/') + 1); }
 
+bool is_header_of_ours(const std::string& line) {
+  return line.find("/hostcuda/") != std::string::npos && line.find(".h:") != std::string::npos;
+}
+
 // The two lines addr2line prints for an address: function and file:line.
 std::pair<std::string, std::string> look_up(const void* address) {
   static std::map<const void*, std::pair<std::string, std::string>> known;
@@ -32,12 +37,15 @@ std::pair<std::string, std::string> look_up(const void* address) {
     char command[4096];
     const size_t offset =
         size_t(static_cast<const char*>(address) - static_cast<const char*>(info.dli_fbase));
-    std::snprintf(command, sizeof(command), "addr2line -f -C -e '%s' %zx 2>/dev/null",
+    std::snprintf(command, sizeof(command), "addr2line -i -f -C -e '%s' %zx 2>/dev/null",
                   info.dli_fname, offset);
     if (FILE* pipe = popen(command, "r")) {
       char line[2048];
-      if (std::fgets(line, sizeof(line), pipe)) lines.first = line;
-      if (std::fgets(line, sizeof(line), pipe)) lines.second = line;
+      do {
+        if (std::fgets(line, sizeof(line), pipe)) lines.first = line;
+        if (std::fgets(line, sizeof(line), pipe)) lines.second = line;
+        else break;
+      } while (is_header_of_ours(lines.second));  // inlined there: the caller's line is wanted
       pclose(pipe);
     }
   }
@@ -73,7 +81,10 @@ std::string kernel_name(const void* function) {
   return name;
 }
 
-std::string code_line(const void* address) { return look_up(address).second; }
+std::string code_line(const void* address) {
+  if (!address) return "";
+  return look_up(static_cast<const char*>(address) - 1).second;  // back into the call
+}
 
 void record_failure(const std::string& message) {
   Launch& launch = current();
@@ -82,9 +93,14 @@ void record_failure(const std::string& message) {
   launch.failure = message;
 }
 
+void stop(const std::string& message) {
+  record_failure(message);
+  for (;;) current().running->fiber.suspend();
+}
+
 void fail(const Site& site, const std::string& what) {
-  record_failure(place(self("fail")) + ": " + what + " [" + source_line(site) + "]");
-  throw Aborted{};
+  const race::Quiet quiet;
+  stop(place(self("fail")) + ": " + what + " [" + source_line(site) + "]");
 }
 
 std::string describe_deadlock() {

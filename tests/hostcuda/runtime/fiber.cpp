@@ -1,6 +1,7 @@
 // The two implementations of Fiber and their announcements to AddressSanitizer.
 #include "hostcuda/runtime/fiber.h"
 
+#include <new>
 #include <utility>
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -38,7 +39,6 @@ Fiber* starting = nullptr;  // makecontext passes only ints
 }  // namespace
 
 void Fiber::resume() {
-  entered_ = true;
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_start_switch_fiber(&scheduler_fake_stack, stack_, stack_bytes_);
 #endif
@@ -91,14 +91,24 @@ void Fiber::trampoline() {
 }
 #endif
 
+void Fiber::abandon() {
+  unfinished_ = false;
+#if defined(THRIFTY_HOSTCUDA_BOOST)
+  // The destructor would unwind the fiber; its handle is all there is to release.
+  new (&inside_) boost::context::fiber();
+#endif
+}
+
 void Fiber::start(char* stack, size_t stack_bytes, Body body, void* argument) {
   body_ = body;
   argument_ = argument;
   stack_ = stack;
   stack_bytes_ = stack_bytes;
   unfinished_ = true;
-  entered_ = false;
   fake_stack_ = nullptr;
+#if defined(__SANITIZE_ADDRESS__)
+  ASAN_UNPOISON_MEMORY_REGION(stack, stack_bytes);  // frames of an abandoned fiber
+#endif
 #if defined(THRIFTY_HOSTCUDA_BOOST)
   inside_ = boost::context::fiber(std::allocator_arg, GivenStack{stack, stack_bytes},
                                   [this](boost::context::fiber&& scheduler) {

@@ -28,7 +28,8 @@ class Fiber {
   void resume();   // called by the scheduler; returns when the fiber suspends or ends
   void suspend();  // called inside the fiber
   bool unfinished() const { return unfinished_; }
-  bool entered() const { return entered_; }
+  // Forgets a suspended fiber where it stands; what its frames own is leaked.
+  void abandon();
 
  private:
   void run();
@@ -40,7 +41,6 @@ class Fiber {
   char* stack_ = nullptr;
   size_t stack_bytes_ = 0;
   bool unfinished_ = false;
-  bool entered_ = false;
   void* fake_stack_ = nullptr;  // AddressSanitizer's bookkeeping of this fiber
 #if defined(THRIFTY_HOSTCUDA_BOOST)
   boost::context::fiber inside_;   // the suspended fiber, seen from the scheduler

@@ -51,10 +51,12 @@ void thread_main(void* argument) {
   Thread& thread = *static_cast<Thread*>(argument);
   Launch& launch = current();
   try {
+    race::kernel_code_starts();
     (*launch.thread_body)();
+    race::kernel_code_ends();
     on_exit(thread);
-  } catch (const Aborted&) {
-  } catch (...) {
+  } catch (...) {  // an exception of the test's own
+    race::kernel_code_ends();
     launch.foreign = std::current_exception();
     record_failure("exception");
   }
@@ -70,16 +72,14 @@ void resume(Thread& thread) {
   ++stats().switches;
   if (!thread.fiber.unfinished())
     thread.fiber.start(stack_of(thread.index), kStackBytes, &thread_main, &thread);
-  race::enter(thread.index);
   thread.fiber.resume();
-  race::leave();
   launch.running = nullptr;
 }
 
-void unwind() {
+void abandon_all() {
   Launch& launch = current();
   for (int i = 0; i < launch.threads; ++i)
-    while (launch.thread(i).fiber.unfinished()) resume(launch.thread(i));
+    if (launch.thread(i).fiber.unfinished()) launch.thread(i).fiber.abandon();
 }
 
 void run_block(uint3 index, size_t shared_bytes, uint64_t number) {
@@ -100,14 +100,14 @@ void run_block(uint3 index, size_t shared_bytes, uint64_t number) {
   launch.alive = launch.threads;
   stats().threads += uint64_t(launch.threads);
   launch.ready.begin_block(options().schedule, launch.threads, number);
-  race::begin_block(launch.threads, number);
+  race::begin_block(launch.threads);
   for (int next = launch.ready.pick(); next >= 0 && !launch.failed; next = launch.ready.pick()) {
     resume(launch.thread(next));
     if (launch.ready.idle_rounds() > kLivelockRounds)
       record_failure("livelock: the threads left only poll memory that nobody changes");
   }
   if (launch.alive > 0 && !launch.failed) record_failure(describe_deadlock());
-  if (launch.failed) unwind();
+  if (launch.failed) abandon_all();
 }
 
 std::vector<uint64_t> block_order(uint64_t blocks) {
@@ -172,7 +172,6 @@ void wait(const char* op, uint32_t mask, const Site& site) {
   thread.site = site;
   launch.ready.remove(thread.index);
   thread.fiber.suspend();
-  if (launch.failed) throw Aborted{};
 }
 
 void wake(Thread& thread) {
@@ -181,24 +180,32 @@ void wake(Thread& thread) {
 }
 
 void preempt() {
+  const race::Quiet quiet;
   Launch& launch = current();
   Thread& thread = self("preempt");
   if (!launch.ready.preempts(thread.index)) return;
   thread.fiber.suspend();
-  if (launch.failed) throw Aborted{};
 }
 
 void give_way() {
+  const race::Quiet quiet;
   Launch& launch = current();
   Thread& thread = self("give_way");
   launch.ready.defer(thread.index);
   thread.fiber.suspend();
-  if (launch.failed) throw Aborted{};
 }
 
 void run_grid(const void* kernel, dim3 grid, dim3 block, size_t shared_bytes,
               const std::function<void()>& thread_body) {
   static std::mutex one_at_a_time;
+  static const bool built_ins_ignored = [] {
+    race::ignore(&thread_idx, sizeof(thread_idx));
+    race::ignore(&block_idx, sizeof(block_idx));
+    race::ignore(&block_dim, sizeof(block_dim));
+    race::ignore(&grid_dim, sizeof(grid_dim));
+    return true;
+  }();
+  (void)built_ins_ignored;
   Launch& launch = current();
   if (launch.running) throw Fault("launch: called inside a kernel");
   const std::lock_guard lock(one_at_a_time);
@@ -211,7 +218,6 @@ void run_grid(const void* kernel, dim3 grid, dim3 block, size_t shared_bytes,
     run_block(index, shared_bytes, number);
     if (launch.failed) break;
   }
-  race::end_launch();
   if (launch.foreign) std::rethrow_exception(launch.foreign);
   if (launch.failed) throw Fault(kernel_name(kernel) + ": " + launch.failure);
 }

@@ -67,6 +67,7 @@ void shared_begin_block(size_t dynamic_bytes) {
 }
 
 void* shared_static(const void* key, const char* name, size_t bytes, size_t align) {
+  const race::Quiet quiet;
   Launch& launch = current();
   for (const SharedSlot& slot : launch.slots)
     if (slot.key == key) return launch.arena + slot.offset;
@@ -94,6 +95,7 @@ void require_aligned(const char* op, const void* address, size_t align, const Si
 
 void require_shared(const char* op, const void* address, size_t bytes, size_t align,
                     const Site& site) {
+  const race::Quiet quiet;
   const Launch& launch = current();
   const char* at = static_cast<const char*>(address);
   if (at < launch.arena || at >= launch.arena + kArenaBytes)

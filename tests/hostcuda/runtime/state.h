@@ -13,8 +13,6 @@
 
 namespace thrifty::cuda::host {
 
-struct Aborted {};  // unwinds the threads of a launch that has failed
-
 struct PendingCopy {  // a cp.async in flight
   void* to;
   const void* from;
@@ -93,8 +91,10 @@ Thread& self(const char* op);  // the running thread; fails outside a kernel
 void wait(const char* op, uint32_t mask, const Site& site);
 void wake(Thread& thread);
 
-// Marks the launch as failed, without unwinding the caller.
+// Marks the launch as failed, unless it already is. Its threads are never resumed again: unwinding
+// them by exceptions is impossible from the places that the race checker stops at.
 void record_failure(const std::string& message);
+[[noreturn]] void stop(const std::string& message);  // records, and leaves the running thread
 std::string place(const Thread& thread);        // "block (1,0,0) thread (5,0,0)"
 std::string source_line(const Site& site);      // "gemm.cu:41"
 std::string kernel_name(const void* function);  // by the debug information

@@ -50,6 +50,7 @@ bool same_place(const Site& a, const Site& b) {
 }  // namespace
 
 LaneSlots warp_arrive(const WarpOp& op, uint32_t mask, void* slot, const Site& site) {
+  const race::Quiet quiet;
   Launch& launch = current();
   Thread& thread = self(op.name);
   ++stats().warp_ops;
@@ -82,6 +83,7 @@ LaneSlots warp_arrive(const WarpOp& op, uint32_t mask, void* slot, const Site& s
 }
 
 void warp_release() {
+  const race::Quiet quiet;
   Launch& launch = current();
   const Thread& thread = *launch.running;
   auto& gatherings = launch.gatherings[thread.warp()];
