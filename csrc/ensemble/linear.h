@@ -49,7 +49,8 @@ struct Layer {
   const void* packed_weight = nullptr;  // pack_weight's panels instead of `weight`, forward only
   Array r, s, bias, r_next;             // [k, in], [k, out], [out] or [k, out], [k, out]
   Activation activation = Activation::kNone;
-  Dropout dropout;
+  Dropout dropout;  // without its seed and offset where `seed` lies on a device
+  Array seed;
 
   int64_t rows() const { return map.rows; }
   const std::byte* x_row(int64_t row) const {
@@ -64,8 +65,9 @@ struct LayerArgs {
   Array x = {}, weight = {}, r = {}, s = {}, bias = {}, r_next = {}, seed = {};
   std::string_view activation = "none";
   double dropout = 0;
-  int64_t k = 0;      // 0: from the arguments
-  int64_t group = 0;  // 0: x is (B, in) or (B, k, in)
+  int64_t k = 0;           // 0: from the arguments
+  int64_t group = 0;       // 0: x is (B, in) or (B, k, in)
+  bool on_device = false;  // no data may be read here
 };
 
 Layer check_batch_ensemble_linear(const LayerArgs& args);

@@ -84,10 +84,12 @@ void set_dropout(const Expect& expect, const LayerArgs& args, Layer& layer) {
                   ": seed: expected an int64 tensor of shape (2,), got ", dtype_name(seed.dtype),
                   " ", shape_text(seed));
   }
-  if (p > 0 && seed.data != nullptr) {
-    const int64_t* words = static_cast<const int64_t*>(seed.data);
-    layer.dropout = Dropout(p, uint64_t(words[0]), uint64_t(words[seed.stride(0)]));
-  }
+  if (p == 0) return;
+  layer.seed = seed;
+  const auto* words = args.on_device ? nullptr : static_cast<const int64_t*>(seed.data);
+  layer.dropout = words == nullptr
+                      ? Dropout(p, 0, 0)
+                      : Dropout(p, uint64_t(words[0]), uint64_t(words[seed.stride(0)]));
 }
 
 // What both layers share: x, its dtype, activation and dropout.
