@@ -10,6 +10,7 @@ by its name and attributes, and each layer must agree with its new class on a ra
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +45,7 @@ class MemberMajorLinear(nn.Module):
         """Apply the layer to (rows, in)."""
         weight, r, s, bias = self.linear.weight, self.r_group, self.s_group, self.bias
         group = max(1, inputs.shape[0] // self.num_estimators)
-        rows = {"k": self.num_estimators, "group": group}
+        rows: dict[str, Any] = {"k": self.num_estimators, "group": group}
         dtype = autocast_dtype(inputs, weight)
         if dtype is None:
             return batch_ensemble_linear(inputs, weight, r, s, bias, **rows)
@@ -67,17 +68,17 @@ class ReferenceBackbone(MLPBackboneEnsembleBase):
     """The reference code's MLP of ensemble layers, with the scale that its Model holds."""
 
     # In a tuple, so that the module is no child and its parameter keeps one name.
-    _adapter: tuple[nn.Module, ...]
+    _adapter: tuple[DeferredScale, ...]
 
     def _scale(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         return x, self._adapter[0].weight if self._adapter else None
 
 
-def _has(module: nn.Module, *names: str) -> bool:
+def _has(module: Any, *names: str) -> bool:
     return all(hasattr(module, name) for name in names)
 
 
-def _is_batch_ensemble(m: nn.Module) -> bool:
+def _is_batch_ensemble(m: Any) -> bool:
     return (
         type(m).__name__ in ("LinearBatchEnsemble", "LinearEfficientEnsemble")
         and _has(m, "weight", "r", "s", "bias", "k")
@@ -85,7 +86,7 @@ def _is_batch_ensemble(m: nn.Module) -> bool:
     )
 
 
-def _is_separate(m: nn.Module) -> bool:
+def _is_separate(m: Any) -> bool:
     return (
         type(m).__name__ in ("LinearEnsemble", "NLinear")
         and _has(m, "weight", "bias")
@@ -93,13 +94,13 @@ def _is_separate(m: nn.Module) -> bool:
     )
 
 
-def _is_member_major(m: nn.Module) -> bool:
+def _is_member_major(m: Any) -> bool:
     return type(m).__name__ == "BatchLinear" and _has(
         m, "linear", "r_group", "s_group", "bias", "num_estimators"
     )
 
 
-def _probe_shape(m: nn.Module) -> tuple[int, ...]:
+def _probe_shape(m: Any) -> tuple[int, ...]:
     if _is_member_major(m):
         return 2 * m.num_estimators + 1, m.linear.weight.shape[1]
     if m.weight.ndim == 3:
@@ -108,7 +109,7 @@ def _probe_shape(m: nn.Module) -> tuple[int, ...]:
 
 
 @torch.no_grad()
-def _adopt(m: nn.Module, kind: type[nn.Module]) -> bool:
+def _adopt(m: Any, kind: type[nn.Module]) -> bool:
     """Make the module a `kind`, if that computes the same on one random input."""
     weight = m.linear.weight if _is_member_major(m) else m.weight
     before = type(m)
@@ -129,14 +130,14 @@ def _adopt(m: nn.Module, kind: type[nn.Module]) -> bool:
     return True
 
 
-_LAYERS: tuple[tuple[Callable[[nn.Module], bool], type[nn.Module]], ...] = (
+_LAYERS: tuple[tuple[Callable[[Any], bool], type[nn.Module]], ...] = (
     (_is_batch_ensemble, LinearBatchEnsemble),
     (_is_separate, LinearEnsemble),
     (_is_member_major, MemberMajorLinear),
 )
 
 
-def _convert_layer(m: nn.Module) -> bool:
+def _convert_layer(m: Any) -> bool:
     for matches, kind in _LAYERS:
         if isinstance(m, kind):
             return True
@@ -145,7 +146,7 @@ def _convert_layer(m: nn.Module) -> bool:
     return False
 
 
-def _become_backbone(m: nn.Module, kind: type[MLPBackboneEnsembleBase]) -> None:
+def _become_backbone(m: Any, kind: type[MLPBackboneEnsembleBase]) -> None:
     m.__class__ = kind
     m._packed = PackedWeights()
 
@@ -156,7 +157,7 @@ _BACKBONES: dict[str, type[MLPBackboneEnsembleBase]] = {
 }
 
 
-def _convert_backbone(m: nn.Module) -> bool:
+def _convert_backbone(m: Any) -> bool:
     kind = _BACKBONES.get(type(m).__name__)
     if kind is None or not _has(m, "blocks", "_k"):
         return False
@@ -167,7 +168,7 @@ def _convert_backbone(m: nn.Module) -> bool:
     return True
 
 
-def _convert_encoding(m: nn.Module) -> None:
+def _convert_encoding(m: Any) -> None:
     """The one-hot encoders of the package (unknown: error) and of the older code (unknown: 0)."""
     name = type(m).__name__
     if name not in ("_OneHotEncoding", "OneHotEncoding0d") or not _has(m, "_cardinalities"):
@@ -177,7 +178,7 @@ def _convert_encoding(m: nn.Module) -> None:
     m._register_layout()
 
 
-def _convert_tabm(m: nn.Module) -> bool:
+def _convert_tabm(m: Any) -> bool:
     names = ("num_module", "cat_module", "ensemble_view", "backbone", "output")
     if not _has(m, *names, "_n_num_features", "_n_cat_features"):
         return False
@@ -189,7 +190,7 @@ def _convert_tabm(m: nn.Module) -> bool:
     return True
 
 
-def _convert_reference_model(m: nn.Module) -> bool:
+def _convert_reference_model(m: Any) -> bool:
     if not _has(m, "backbone", "output", "minimal_ensemble_adapter", "share_training_batches", "k"):
         return False
     backbone, adapter = m.backbone, m.minimal_ensemble_adapter

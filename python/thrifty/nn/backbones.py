@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +64,8 @@ class MLPBackboneEnsembleBase(nn.Module):
 
     def get_original_output_shape(self) -> torch.Size:
         """Output shape of one member without batch dimensions."""
-        weight = self.blocks[-1][0].weight
+        last: Any = self.blocks[-1]
+        weight = last[0].weight
         return torch.Size((weight.shape[-1] if weight.ndim == 3 else weight.shape[0],))
 
     def _scale(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -113,7 +115,7 @@ class MLPBackboneBatchEnsemble(MLPBackboneEnsembleBase):
         tabm_init: bool,
         scaling_init: str,
         start_scaling_init_chunks: Sequence[int] | None,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         later = "ones" if tabm_init else scaling_init
 
@@ -145,7 +147,7 @@ class MLPBackboneMiniEnsemble(MLPBackboneEnsembleBase):
         affine_bias: bool,
         affine_scaling_init: str,
         affine_scaling_init_chunks: Sequence[int] | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         super().__init__(lambda i, d_in, d_out: nn.Linear(d_in, d_out), **kwargs)
         self.affine = ElementwiseAffine(
@@ -168,7 +170,7 @@ class MLPBackboneEnsemble(MLPBackboneEnsembleBase):
         kwargs: d_in, n_blocks, d_block, dropout, activation, k.
     """
 
-    def __init__(self, **kwargs) -> None:
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(
             lambda i, d_in, d_out: LinearEnsemble(d_in, d_out, k=kwargs["k"]), **kwargs
         )

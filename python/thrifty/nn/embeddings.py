@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 def _package() -> Any:
     try:
-        import rtdl_num_embeddings
+        import rtdl_num_embeddings  # type: ignore[import-untyped]
     except ImportError as error:
         raise ImportError(
             "piecewise_linear_embeddings: the package rtdl_num_embeddings is not installed; "

@@ -9,7 +9,7 @@ not know (another activation, a layer with hooks, a foreign module) runs as the 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +54,8 @@ def _read_block(block: nn.Module) -> Block | None:
     parts = tuple(block) if type(block) is nn.Sequential else ()
     if len(parts) != 3 or has_hooks(block) or any(has_hooks(part) for part in parts):
         return None
-    linear, activation, dropout = parts
+    linear: Any = parts[0]
+    activation, dropout = parts[1:]
     if type(dropout) is not nn.Dropout:
         return None
     r = s = None
@@ -72,7 +73,7 @@ def _read_block(block: nn.Module) -> Block | None:
 
 def read_blocks(blocks: Iterable[nn.Module], scale: Tensor | None) -> list[Block] | None:
     """The blocks for the ops, `scale` being one more r of the first; None if one is foreign."""
-    result = []
+    result: list[Block] = []
     for module in blocks:
         block = _read_block(module)
         if block is None or (result and block.separate != result[0].separate):
@@ -134,15 +135,13 @@ def run_blocks(x: Tensor, blocks: list[Block], k: int) -> Tensor:
     return x
 
 
-def _one_op_possible(x: Tensor, blocks: list[Block]) -> bool:
+def _one_op_activation(x: Tensor, blocks: list[Block]) -> str | None:
+    """The activation of all blocks, if the op for whole networks can run them."""
     name = blocks[0].activation
-    return (
-        not torch.is_grad_enabled()
-        and x.device.type == "cpu"
-        and name is not None
-        and not blocks[0].separate
-        and all(block.activation == name and block.dropout == 0 for block in blocks)
-    )
+    if torch.is_grad_enabled() or x.device.type != "cpu" or blocks[0].separate:
+        return None
+    same = all(block.activation == name and block.dropout == 0 for block in blocks)
+    return name if same else None
 
 
 def reduce_members(x: Tensor, reduce: str) -> Tensor:
@@ -165,7 +164,7 @@ def run_network(
     cache: PackedWeights,
     *,
     scale: Tensor | None = None,
-    head: nn.Module | None = None,
+    head: Any = None,
     reduce: str = "none",
 ) -> Tensor:
     """Blocks, then the head if there is one, then `reduce` over the members.
@@ -179,8 +178,9 @@ def run_network(
     plain_head = head is None or (
         type(head).forward is LinearEnsemble.forward and not has_hooks(head)
     )
-    if not blocks or not plain_head or not _one_op_possible(x, blocks):
-        x = run_modules(x, modules, k, scale) if not blocks else run_blocks(x, blocks, k)
+    activation = _one_op_activation(x, blocks) if blocks and plain_head else None
+    if not blocks or activation is None:
+        x = run_blocks(x, blocks, k) if blocks else run_modules(x, modules, k, scale)
         return reduce_members(x if head is None else head(x), reduce)
     dtype = autocast_dtype(x, blocks[0].weight) or blocks[0].weight.dtype
     weights, packed = cache.get([block.weight for block in blocks], dtype)
@@ -190,7 +190,7 @@ def run_network(
         [block.r for block in blocks],
         [block.s for block in blocks],
         [block.bias for block in blocks],
-        activation=blocks[0].activation,
+        activation=activation,
         head_weight=None if head is None else head.weight.to(dtype),
         head_bias=None if head is None else head.bias,
         reduce=reduce if head is not None else "none",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -187,7 +188,7 @@ class LinearEnsemble(nn.Module):
     ) -> None:
         check_positive("LinearEnsemble", in_features=in_features, out_features=out_features, k=k)
         super().__init__()
-        factory = {"dtype": dtype, "device": device}
+        factory: dict[str, Any] = {"dtype": dtype, "device": device}
         self.weight = nn.Parameter(torch.empty(k, in_features, out_features, **factory))
         self.register_parameter(
             "bias", nn.Parameter(torch.empty(k, out_features, **factory)) if bias else None
@@ -195,10 +196,11 @@ class LinearEnsemble(nn.Module):
         self.reset_parameters()
 
     @classmethod
-    def from_linear(cls, module: nn.Linear, **kwargs) -> LinearEnsemble:
+    def from_linear(cls, module: nn.Linear, **kwargs: Any) -> LinearEnsemble:
         """A freshly initialised ensemble of the sizes, dtype and device of `module`."""
-        kwargs = {"dtype": module.weight.dtype, "device": module.weight.device} | kwargs
-        return cls(module.in_features, module.out_features, module.bias is not None, **kwargs)
+        like: dict[str, Any] = {"dtype": module.weight.dtype, "device": module.weight.device}
+        bias = module.bias is not None
+        return cls(module.in_features, module.out_features, bias, **(like | kwargs))
 
     @property
     def in_features(self) -> int:
@@ -279,7 +281,7 @@ class LinearBatchEnsemble(nn.Module):
             "LinearBatchEnsemble", in_features=in_features, out_features=out_features, k=k
         )
         super().__init__()
-        factory = {"dtype": dtype, "device": device}
+        factory: dict[str, Any] = {"dtype": dtype, "device": device}
         self.weight = nn.Parameter(torch.empty(out_features, in_features, **factory))
         self.r = nn.Parameter(torch.empty(k, in_features, **factory))
         self.s = nn.Parameter(torch.empty(k, out_features, **factory))
@@ -295,10 +297,11 @@ class LinearBatchEnsemble(nn.Module):
         self.reset_parameters()
 
     @classmethod
-    def from_linear(cls, module: nn.Linear, **kwargs) -> LinearBatchEnsemble:
+    def from_linear(cls, module: nn.Linear, **kwargs: Any) -> LinearBatchEnsemble:
         """A freshly initialised ensemble of the sizes, dtype and device of `module`."""
-        kwargs = {"dtype": module.weight.dtype, "device": module.weight.device} | kwargs
-        return cls(module.in_features, module.out_features, module.bias is not None, **kwargs)
+        like: dict[str, Any] = {"dtype": module.weight.dtype, "device": module.weight.device}
+        bias = module.bias is not None
+        return cls(module.in_features, module.out_features, bias, **(like | kwargs))
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew."""

@@ -147,16 +147,16 @@ class TabM(nn.Module):
             )
         parts = []
         if x_num is not None:
-            parts.append(x_num if self.num_module is None else self._embed(x_num))
+            parts.append(x_num if self.num_module is None else self._embed(self.num_module, x_num))
         if x_cat is not None and self.cat_module is not None:
-            dtype = parts[0].dtype if parts else self.backbone.blocks[0][0].weight.dtype
+            dtype = parts[0].dtype if parts else next(self.backbone.parameters()).dtype
             parts.append(self.cat_module(x_cat, dtype))
         x = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
         return self.ensemble_view(x) if x.ndim == 3 else x
 
-    def _embed(self, x_num: Tensor) -> Tensor:
+    def _embed(self, module: nn.Module, x_num: Tensor) -> Tensor:
         rows = x_num.flatten(0, 1) if x_num.ndim == 3 else x_num  # embeddings take (rows, n)
-        rows = self.num_module(rows).flatten(1)
+        rows = module(rows).flatten(1)
         return rows.unflatten(0, x_num.shape[:2]) if x_num.ndim == 3 else rows
 
     def _run(self, x: Tensor, reduce: str) -> Tensor:
