@@ -57,7 +57,8 @@ def test_an_unknown_category_can_be_the_zero_row(value):
 
 
 def test_tabm_passes_the_option_on():
-    make = dict(n_num_features=1, cat_cardinalities=[2], d_out=1, k=3, d_block=4)
+    torch.manual_seed(0)
+    make = dict(n_num_features=1, cat_cardinalities=[2], d_out=1, k=3, d_block=8, activation="SiLU")
     x_num, known, unknown = torch.ones(1, 1), torch.tensor([[1]]), torch.tensor([[2]])
     with pytest.raises(ValueError, match="in column 0, got 2"):
         TabM.make(**make)(x_num, unknown)

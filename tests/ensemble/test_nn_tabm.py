@@ -230,7 +230,7 @@ def test_double_backward_is_a_clear_error():
     x_num, x_cat = batch()
     x_num.requires_grad_()
     (gradient,) = torch.autograd.grad(ours(x_num, x_cat).square().sum(), x_num, create_graph=True)
-    with pytest.raises((RuntimeError, NotImplementedError), match=r"(?i)double backward|twice"):
+    with pytest.raises(NotImplementedError, match="second derivatives are not implemented"):
         gradient.sum().backward()
 
 
@@ -281,7 +281,7 @@ def test_bad_inputs():
         ((x_num[:, :3], x_cat), r"TabM: x_num: expected shape \(B, 4\) .* got \(7, 3\)"),
         ((x_num[:5], x_cat), r"TabM: x_cat: expected batch shape \(5,\), as x_num, got \(7,\)"),
         ((x_num[:, None], x_cat[:, None]), r"ensemble_view: x: expected shape .* got \(7, 1, 12\)"),
-        ((x_num.double(), x_cat), "dtype"),
+        ((x_num.double(), x_cat), "weight: expected float64 like x, got float32"),
     ]:
         with pytest.raises(ValueError, match=match):
             model(*inputs)
