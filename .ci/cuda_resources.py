@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 Row = dict[str, str | int]
+TABLE = Path("bench/results/cuda_resources.json")
 
 
 def reports(build_dir: Path) -> list[Path]:
@@ -116,14 +117,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("build_dir", type=Path)
     parser.add_argument("--update", action="store_true")
-    parser.add_argument("--table", type=Path, default="bench/results/cuda_resources.json")
+    parser.add_argument("--table", type=Path, default=TABLE)
     args = parser.parse_args()
 
     version = nvcc_version(args.build_dir)
     rows, problems = collect(args.build_dir)
     if args.update:
         write(args.table, version, rows)
-    committed = json.loads(args.table.read_text())
+    committed = {"nvcc": version, "kernels": []}
+    if args.table.exists():
+        committed = json.loads(args.table.read_text())
     if committed["nvcc"] == version:
         problems += drift(committed["kernels"], rows)
     else:

@@ -3,9 +3,11 @@
 import subprocess
 import sys
 import tarfile
+from pathlib import Path
 
 import pytest
-from conftest import ROOT
+
+ROOT = Path(__file__).parents[2]
 
 BUILD = "import sys, scikit_build_core.build as b; print(b.build_sdist(sys.argv[1]))"
 

@@ -2,9 +2,11 @@
 
 import importlib.metadata
 import runpy
+from pathlib import Path
 
 import pytest
-from conftest import ROOT
+
+ROOT = Path(__file__).parents[2]
 
 PROVIDER = runpy.run_path(str(ROOT / "cmake" / "version.py"))
 
