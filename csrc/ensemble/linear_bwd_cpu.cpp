@@ -18,9 +18,9 @@
 namespace thrifty::ensemble {
 namespace {
 
-// Tasks of a sweep: enough for the machines in use, few enough that their partial sums (one dW
-// each) stay small.
-constexpr int64_t kMaxTasks = 32;
+// Tasks of a sweep. Each costs a dW of its own to clear and to add, about 5% of the work of
+// kMinTaskRows rows.
+constexpr int64_t kMaxTasks = 32, kMinTaskRows = 1024;
 
 // Samples per member in a block: long runs keep a member's sums in the first-level cache, several
 // members per block keep the rows that are read together close in memory.
@@ -236,6 +236,11 @@ void reduce(const Backward& with, std::vector<TaskSums>& tasks, Sums TaskSums::*
   });
 }
 
+int64_t task_count(const Layer& layer, int64_t units) {
+  const int64_t by_rows = layer.packed ? kMaxTasks : ceil_div(layer.rows(), kMinTaskRows);
+  return std::min({units, kMaxTasks, by_rows});
+}
+
 // One sweep over all blocks: whole tiles to a task where a task sums dx over members, whole members
 // where each has its own weight.
 void sweep(const Layer& layer, const std::byte* grad, const std::byte* z, const LayerGrads& grads,
@@ -255,7 +260,7 @@ void sweep(const Layer& layer, const std::byte* grad, const std::byte* z, const 
   const Blocks& blocks = with.blocks;
   const bool by_tile = plan.dx && layer.shared_x, by_member = layer.packed && plan.weight;
   const int64_t unit = by_tile ? blocks.groups : by_member ? blocks.tiles : 1;
-  const int64_t units = blocks.count() / unit, count = std::min(units, kMaxTasks);
+  const int64_t units = blocks.count() / unit, count = task_count(layer, units);
   const int64_t k = layer.map.k, in = layer.in, out = layer.out, size = with.accumulator;
   std::vector<TaskSums> tasks(static_cast<size_t>(count));
   for_each(parallel, count, [&](int64_t t) {

@@ -4,6 +4,7 @@
 #include <type_traits>
 
 #include "core/simd_math.h"
+#include "core/simd_philox.h"
 
 namespace thrifty::THRIFTY_ISA {
 namespace {
@@ -13,8 +14,7 @@ using ensemble::LayerRow;
 using ensemble::LayerSums;
 using ensemble::RowKernels;
 
-// --- activations: value and derivative
-// --------------------------------------------------------------------------------
+// --- activations: value and derivative -----------------------------------------------------------
 
 template <Activation>
 struct Act {
@@ -102,14 +102,15 @@ THRIFTY_INLINE void with_activation(Activation activation, const Body& body) {
   }
 }
 
-// --- rows
-// ---------------------------------------------------------------------------------------------------------------
+// --- rows ----------------------------------------------------------------------------------------
 // T: accumulator, S: storage, O: operand. Loops step by one vector; scratch rows are padded, so
 // only storage needs care at the end of a row.
 
 template <class T, class Body>
 THRIFTY_INLINE void for_vectors(int64_t n, const Body& body) {
-  for (int64_t i = 0; i < n; i += kLanes<T>) body(i, n - i);
+  int64_t i = 0;
+  for (; i + kLanes<T> <= n; i += kLanes<T>) body(i, kLanes<T>);  // a constant: no test for the end
+  if (i < n) body(i, n - i);
 }
 
 template <class T>
@@ -251,48 +252,7 @@ struct Rows {
   }
 };
 
-// --- dropout
-// ---------------------------------------------------------------------------------------------------------------
-
-struct Product {
-  UVec<float> high, low;
-};
-
-// The 64-bit products of 32-bit lanes with one factor.
-THRIFTY_INLINE Product multiply(UVec<float> v, uint32_t factor) {
-  typedef uint64_t Wide __attribute__((vector_size(kSimdBytes)));
-  const Wide even = Wide(v) & 0xffffffffu, odd = Wide(v) >> 32;
-#if defined(__AVX512F__) && THRIFTY_SIMD_BYTES == 64
-  const auto f = _mm512_set1_epi64(factor);
-  const Wide p = Wide(_mm512_mul_epu32(__m512i(even), f));
-  const Wide q = Wide(_mm512_mul_epu32(__m512i(odd), f));
-#elif defined(__AVX2__) && THRIFTY_SIMD_BYTES == 32
-  const auto f = _mm256_set1_epi64x(factor);
-  const Wide p = Wide(_mm256_mul_epu32(__m256i(even), f));
-  const Wide q = Wide(_mm256_mul_epu32(__m256i(odd), f));
-#else
-  const Wide p = even * uint64_t(factor), q = odd * uint64_t(factor);
-#endif
-  return {UVec<float>(p >> 32 | (q & 0xffffffff00000000u)),
-          UVec<float>((p & 0xffffffffu) | q << 32)};
-}
-
-struct Words {
-  UVec<float> word[4];
-};
-
-THRIFTY_INLINE Words philox(uint64_t seed, UVec<float> c0, uint32_t row, uint64_t offset) {
-  const UVec<float> zero{};
-  Words c{{c0, zero + row, zero + uint32_t(offset), zero + uint32_t(offset >> 32)}};
-  uint32_t k0 = uint32_t(seed), k1 = uint32_t(seed >> 32);
-  for (int round = 0; round < kPhiloxRounds; ++round) {
-    const Product p0 = multiply(c.word[0], kPhiloxMul0), p1 = multiply(c.word[2], kPhiloxMul1);
-    c = {{p1.high ^ c.word[1] ^ k0, p1.low, p0.high ^ c.word[3] ^ k1, p0.low}};
-    k0 += kPhiloxWeyl0;
-    k1 += kPhiloxWeyl1;
-  }
-  return c;
-}
+// --- dropout -------------------------------------------------------------------------------------
 
 // Groups of 64 columns: counter i % 16, word i / 16 % 4 (philox.h, dropout_place). A float64 row is
 // a float one, widened.
@@ -303,7 +263,7 @@ void float_mask(int64_t n, const Dropout& dropout, uint32_t row, int64_t column,
   for (int64_t group = 0; group < n; group += 64) {
     for (int first = 0; first < 16; first += kLanes<float>) {
       const UVec<float> counter = lane + uint32_t((column + group) / 4 + first);
-      const Words words = philox(dropout.seed, counter, row, dropout.offset);
+      const PhiloxWords words = philox(dropout.seed, counter, row, dropout.offset);
       for (int w = 0; w < 4; ++w) {
         const int64_t i = group + w * 16 + first;
         const Vec<float> kept = words.word[w] >= dropout.threshold ? scale : Vec<float>{};

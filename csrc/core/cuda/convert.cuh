@@ -14,14 +14,14 @@ namespace thrifty::cuda {
 using bf16 = __nv_bfloat16;
 using fp16 = __half;
 
-THRIFTY_DEVICE float to_float(float value) { return value; }
-THRIFTY_DEVICE float to_float(bf16 value) { return __bfloat162float(value); }
-THRIFTY_DEVICE float to_float(fp16 value) { return __half2float(value); }
-THRIFTY_DEVICE double to_float(double value) { return value; }
+THRIFTY_HOST_DEVICE float to_float(float value) { return value; }
+THRIFTY_HOST_DEVICE float to_float(bf16 value) { return __bfloat162float(value); }
+THRIFTY_HOST_DEVICE float to_float(fp16 value) { return __half2float(value); }
+THRIFTY_HOST_DEVICE double to_float(double value) { return value; }
 
 // from_float<bf16>(x); the identity for float and double.
 template <class T, class Value>
-THRIFTY_DEVICE T from_float(Value value) {
+THRIFTY_HOST_DEVICE T from_float(Value value) {
   if constexpr (std::is_same_v<T, bf16>) {
     return __float2bfloat16_rn(float(value));
   } else if constexpr (std::is_same_v<T, fp16>) {
@@ -32,7 +32,7 @@ THRIFTY_DEVICE T from_float(Value value) {
 }
 
 template <class T>
-THRIFTY_DEVICE uint32_t pack2(T low, T high) {
+THRIFTY_HOST_DEVICE uint32_t pack2(T low, T high) {
   static_assert(sizeof(T) == 2);
   uint16_t bits[2];
   memcpy(&bits[0], &low, 2);
@@ -41,7 +41,7 @@ THRIFTY_DEVICE uint32_t pack2(T low, T high) {
 }
 // Two floats rounded to T in one register: one cvt.rn.{bf16x2,f16x2} on the device.
 template <class T>
-THRIFTY_DEVICE uint32_t pack2_from_float(float low, float high) {
+THRIFTY_HOST_DEVICE uint32_t pack2_from_float(float low, float high) {
   uint32_t bits;
   if constexpr (std::is_same_v<T, bf16>) {
     const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
@@ -54,7 +54,7 @@ THRIFTY_DEVICE uint32_t pack2_from_float(float low, float high) {
   return bits;
 }
 template <class T>
-THRIFTY_DEVICE float2 unpack2_to_float(uint32_t bits) {
+THRIFTY_HOST_DEVICE float2 unpack2_to_float(uint32_t bits) {
   T pair[2];
   memcpy(static_cast<void*>(pair), &bits, 4);
   return make_float2(to_float(pair[0]), to_float(pair[1]));

@@ -13,8 +13,8 @@ struct alignas(sizeof(T) * N) Vec {
   static_assert(sizeof(T) * N <= 16 && (sizeof(T) * N & (sizeof(T) * N - 1)) == 0,
                 "Vec: 1, 2, 4, 8 or 16 bytes");
   T data[N];
-  __device__ __host__ constexpr T& operator[](int i) { return data[i]; }
-  __device__ __host__ constexpr const T& operator[](int i) const { return data[i]; }
+  THRIFTY_HOST_DEVICE constexpr T& operator[](int i) { return data[i]; }
+  THRIFTY_HOST_DEVICE constexpr const T& operator[](int i) const { return data[i]; }
 };
 
 }  // namespace thrifty::cuda

@@ -1,9 +1,10 @@
 // mma.sync m16n8k16: D (16 x 8, float) += A (16 x 16) B (16 x 8), T = bf16 or fp16.
 //
 // Fragments of lane l with g = l / 4, t = l % 4 (PTX ISA, "Matrix Fragments for mma.m16n8k16"):
-//   a[0] = A[g][2t, 2t+1]    a[1] = A[g+8][2t, 2t+1]    a[2] = A[g][2t+8, +9]    a[3] =
-//   A[g+8][2t+8, +9] b[0] = B[2t, 2t+1][g]    b[1] = B[2t+8, 2t+9][g] d[0], d[1] = D[g][2t, 2t+1]
-//   d[2], d[3] = D[g+8][2t, 2t+1]
+//   a[0] = A[g][2t, 2t+1]      a[1] = A[g+8][2t, 2t+1]
+//   a[2] = A[g][2t+8, 2t+9]    a[3] = A[g+8][2t+8, 2t+9]
+//   b[0] = B[2t, 2t+1][g]      b[1] = B[2t+8, 2t+9][g]
+//   d[0], d[1] = D[g][2t, 2t+1]    d[2], d[3] = D[g+8][2t, 2t+1]
 // All 32 lanes call. ldmatrix<4> of a row-major A tile gives a[0..3]; of a row-major [n][k] tile of
 // B^T it gives b[0], b[1] of two neighbouring n tiles, or with kTrans from a row-major [k][n] tile.
 #pragma once

@@ -14,6 +14,7 @@
 #include <cuda_runtime.h>
 
 #define THRIFTY_DEVICE __device__ __forceinline__
+#define THRIFTY_HOST_DEVICE __host__ __device__ __forceinline__
 
 // Static shared memory: THRIFTY_SHARED(float, tile, [2][64][40]); the tile starts on 16 bytes.
 #define THRIFTY_SHARED(type, name, dims) __shared__ __align__(16) type name dims
