@@ -6,8 +6,8 @@
 namespace thrifty::cuda {
 
 template <int kBytes>
-void cp_async(void* shared_destination, const void* source, bool valid = true,
-              host::Site site = host::Site::current()) {
+THRIFTY_HOST_OP void cp_async(void* shared_destination, const void* source, bool valid = true,
+                              host::Site site = host::Site::current()) {
   static_assert(kBytes == 4 || kBytes == 8 || kBytes == 16, "cp.async: 4, 8 or 16 bytes");
   host::async_copy(shared_destination, source, kBytes, valid, site);
 }

@@ -8,7 +8,7 @@ namespace thrifty::cuda {
 namespace host {
 
 template <class T, class Update>
-T atomic_update(T* address, const Site& site, Update&& update) {
+THRIFTY_HOST_OP T atomic_update(T* address, const Site& site, Update&& update) {
   require_aligned("atomic", address, sizeof(T), site);
   preempt();
   note_atomic(address, sizeof(T), true);
@@ -22,34 +22,35 @@ T atomic_update(T* address, const Site& site, Update&& update) {
 }  // namespace host
 
 template <class T>
-T atomic_add(T* address, T value, host::Site site = host::Site::current()) {
+THRIFTY_HOST_OP T atomic_add(T* address, T value, host::Site site = host::Site::current()) {
   return host::atomic_update(address, site, [&](T old) { return T(old + value); });
 }
 template <class T>
-T atomic_max(T* address, T value, host::Site site = host::Site::current()) {
+THRIFTY_HOST_OP T atomic_max(T* address, T value, host::Site site = host::Site::current()) {
   return host::atomic_update(address, site, [&](T old) { return old < value ? value : old; });
 }
 template <class T>
-T atomic_min(T* address, T value, host::Site site = host::Site::current()) {
+THRIFTY_HOST_OP T atomic_min(T* address, T value, host::Site site = host::Site::current()) {
   return host::atomic_update(address, site, [&](T old) { return value < old ? value : old; });
 }
 template <class T>
-T atomic_or(T* address, T value, host::Site site = host::Site::current()) {
+THRIFTY_HOST_OP T atomic_or(T* address, T value, host::Site site = host::Site::current()) {
   return host::atomic_update(address, site, [&](T old) { return T(old | value); });
 }
 template <class T>
-T atomic_exchange(T* address, T value, host::Site site = host::Site::current()) {
+THRIFTY_HOST_OP T atomic_exchange(T* address, T value, host::Site site = host::Site::current()) {
   return host::atomic_update(address, site, [&](T) { return value; });
 }
 template <class T>
-T atomic_cas(T* address, T expected, T value, host::Site site = host::Site::current()) {
+THRIFTY_HOST_OP T atomic_cas(T* address, T expected, T value,
+                             host::Site site = host::Site::current()) {
   const T old = host::atomic_update(
       address, site, [&](T current) { return current == expected ? value : current; });
   if (old != expected) host::give_way();  // a caller that retries must not keep the winner waiting
   return old;
 }
 template <class T>
-T atomic_load(const T* address, host::Site site = host::Site::current()) {
+THRIFTY_HOST_OP T atomic_load(const T* address, host::Site site = host::Site::current()) {
   host::require_aligned("atomic", address, sizeof(T), site);
   host::give_way();
   host::note_atomic(address, sizeof(T), false);

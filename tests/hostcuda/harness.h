@@ -77,6 +77,8 @@ class Buffer {
 // Calls `body`, which launches kernels, checks their results and returns the outputs' bytes, under
 // every schedule and two poisons; the outputs must agree bit for bit.
 void for_each_schedule(const std::function<Bytes()>& body);
+// Under six of the schedules, for many variants of one kernel.
+void for_few_schedules(const std::function<Bytes()>& body);
 // The same without comparing outputs: for sums of floats by atomics, whose order is free.
 void for_each_schedule_inexact(const std::function<void()>& body);
 

@@ -8,7 +8,8 @@
 namespace thrifty::cuda {
 
 template <int kCount, bool kTrans = false>
-void ldmatrix(uint32_t (&r)[kCount], const void* row, host::Site site = host::Site::current()) {
+THRIFTY_HOST_OP void ldmatrix(uint32_t (&r)[kCount], const void* row,
+                              host::Site site = host::Site::current()) {
   static_assert(kCount == 1 || kCount == 2 || kCount == 4, "ldmatrix: 1, 2 or 4 matrices");
   const bool named = host::lane() < 8 * kCount;
   if (named) {

@@ -23,6 +23,10 @@
 #define __shared__ static_assert(false, "declare shared memory with THRIFTY_SHARED");
 
 #define THRIFTY_DEVICE inline
+#define THRIFTY_HOST_DEVICE inline
+
+// Operations that touch memory are part of the kernel's own code, so that reports name its lines.
+#define THRIFTY_HOST_OP inline __attribute__((always_inline))
 
 #define THRIFTY_SHARED(type, name, dims)                                        \
   static char name##_key;                                                       \

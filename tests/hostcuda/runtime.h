@@ -81,6 +81,7 @@ void note_read(const void* address, size_t bytes);
 void note_write(void* address, size_t bytes);
 void note_atomic(const void* address, size_t bytes, bool writes);
 void note_fence();
+void note_async_fence();
 void raw_copy(void* to, const void* from, size_t bytes);
 
 enum class Reduction { none, logical_and, logical_or, count };
@@ -90,5 +91,11 @@ void named_barrier(int id, int threads, bool waits, const Site& site);
 void async_copy(void* destination, const void* source, int bytes, bool valid, const Site& site);
 void async_commit();
 void async_wait(int pending, const Site& site);
+
+void mbarrier_init(uint64_t* barrier, int arrivals, const Site& site);
+void mbarrier_arrive(uint64_t* barrier, int expected_bytes, const Site& site);
+void mbarrier_wait(uint64_t* barrier, int parity, const Site& site);
+// Offset in the block's shared memory: what a 32-bit shared address is on the device.
+uint32_t shared_address(const char* op, const void* address, const Site& site);
 
 }  // namespace thrifty::cuda::host

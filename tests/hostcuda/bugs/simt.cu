@@ -35,8 +35,8 @@ enum class Bug {
 
 // y = softmax(x) along rows of n; one block of 64 threads per row.
 template <Bug bug>
-__global__ void __launch_bounds__(64) softmax_rows(const float* __restrict__ x,
-                                                   float* __restrict__ y, int n) {
+__global__ void __launch_bounds__(64)
+    softmax_rows(const float* __restrict__ x, float* __restrict__ y, int n) {
   THRIFTY_SHARED(float, part, [2][2]);
   const int t = int(threadIdx.x), lane = lane_index(), warp = warp_index();
   x += size_t(blockIdx.x) * size_t(n);
@@ -68,8 +68,7 @@ __global__ void __launch_bounds__(64) softmax_rows(const float* __restrict__ x,
   syncthreads();
   sum = part[1][0] + part[1][1];
   for (int i = t; i < n + (bug == Bug::off_by_one_store); i += 64)
-    if (bug != Bug::unwritten_output || i != 37)
-      y[i] = fast_exp(i < n ? x[i] - top : 0.0f) / sum;
+    if (bug != Bug::unwritten_output || i != 37) y[i] = fast_exp(i < n ? x[i] - top : 0.0f) / sum;
 }
 
 template <Bug bug>
@@ -97,8 +96,8 @@ void check_softmax() {
 
 // counts of 64 keys over all blocks, gathered per block in dynamic shared memory.
 template <Bug bug>
-__global__ void __launch_bounds__(96) histogram(const uint8_t* __restrict__ keys, int n,
-                                                int* __restrict__ counts) {
+__global__ void __launch_bounds__(96)
+    histogram(const uint8_t* __restrict__ keys, int n, int* __restrict__ counts) {
   THRIFTY_DYNAMIC_SHARED(int, mine);  // [64]
   THRIFTY_SHARED(int, total, [1]);
   const int t = int(threadIdx.x);
@@ -137,11 +136,11 @@ void check_histogram() {
   });
 }
 
-// Sums 128 x 4 values as float4; a warp passes its part through shared memory with syncwarp, the last
-// block to finish adds the parts of all.
+// Sums 128 x 4 values as float4; a warp passes its part through shared memory with syncwarp, the
+// last block to finish adds the parts of all.
 template <Bug bug>
-__global__ void __launch_bounds__(32) sum_all(const float* __restrict__ x, float* parts, int* done,
-                                              float* __restrict__ out) {
+__global__ void __launch_bounds__(32)
+    sum_all(const float* __restrict__ x, float* parts, int* done, float* __restrict__ out) {
   THRIFTY_SHARED(float, lanes, [32]);
   const int lane = lane_index(), block = int(blockIdx.x);
   const float* at = x + size_t(block * 32 + lane) * 4 + (bug == Bug::misaligned ? 1 : 0);
@@ -191,20 +190,52 @@ TEST(softmax_twin) {
 TEST(histogram_twin) { check_histogram<Bug::none>(); }
 TEST(sum_twin) { check_sum<Bug::none>(); }
 
-TEST(missing_barrier) { expect_caught({kWrong, "no thread has written"}, check_softmax<Bug::missing_barrier>); }
-TEST(off_by_one_load) { expect_caught({"heap-buffer-overflow", kUnseen}, [] { check_softmax_of<Bug::off_by_one_load>(1, 100); }); }
-TEST(off_by_one_store) { expect_caught({"heap-buffer-overflow", "a race"}, check_softmax<Bug::off_by_one_store>); }
-TEST(wrong_shuffle_mask) { expect_caught({"shfl_xor", "shfl_xor"}, check_softmax<Bug::wrong_mask>); }
-TEST(early_exit) { expect_caught({"exit", "exit"}, [] { check_softmax_of<Bug::early_exit>(1, 33); }); }
-TEST(exit_before_shuffle) { expect_caught({"exit", "exit"}, [] { check_softmax_of<Bug::exit_before_shuffle>(1, 33); }); }
-TEST(skipped_barrier) { expect_caught({"syncthreads", "syncthreads"}, check_softmax<Bug::skipped_barrier>); }
-TEST(barriers_at_two_places) { expect_caught({"another thread waits", "another thread waits"}, check_softmax<Bug::two_places>); }
-TEST(unwritten_output) { expect_caught({"softmax: element 37 is", "softmax: element 37 is"}, check_softmax<Bug::unwritten_output>); }
-TEST(unwritten_shared) { expect_caught({"counts", "no thread has written"}, check_histogram<Bug::unwritten_shared>); }
+TEST(missing_barrier) {
+  expect_caught({kWrong, "no thread has written"}, check_softmax<Bug::missing_barrier>);
+}
+TEST(off_by_one_load) {
+  expect_caught({"heap-buffer-overflow", kUnseen},
+                [] { check_softmax_of<Bug::off_by_one_load>(1, 100); });
+}
+TEST(off_by_one_store) {
+  expect_caught({"heap-buffer-overflow", "a race"}, check_softmax<Bug::off_by_one_store>);
+}
+TEST(wrong_shuffle_mask) {
+  expect_caught({"shfl_xor", "shfl_xor"}, check_softmax<Bug::wrong_mask>);
+}
+TEST(early_exit) {
+  expect_caught({"exit", "exit"}, [] { check_softmax_of<Bug::early_exit>(1, 33); });
+}
+TEST(exit_before_shuffle) {
+  expect_caught({"exit", "exit"}, [] { check_softmax_of<Bug::exit_before_shuffle>(1, 33); });
+}
+TEST(skipped_barrier) {
+  expect_caught({"syncthreads", "syncthreads"}, check_softmax<Bug::skipped_barrier>);
+}
+TEST(barriers_at_two_places) {
+  expect_caught({"another thread waits", "another thread waits"}, check_softmax<Bug::two_places>);
+}
+TEST(unwritten_output) {
+  expect_caught({"softmax: element 37 is", "softmax: element 37 is"},
+                check_softmax<Bug::unwritten_output>);
+}
+TEST(unwritten_shared) {
+  expect_caught({"counts", "no thread has written"}, check_histogram<Bug::unwritten_shared>);
+}
 TEST(plain_add_shared) { expect_caught({kUnseen, "a race"}, check_histogram<Bug::plain_add>); }
-TEST(plain_add_global) { expect_caught({kUnseen, "of another block"}, check_histogram<Bug::global_plain_add>); }
-TEST(shared_index_static) { expect_caught({"use-after-poison", "outside of what was launched"}, check_histogram<Bug::shared_index>); }
-TEST(shared_index_dynamic) { expect_caught({"use-after-poison", "outside of what was launched"}, check_histogram<Bug::dynamic_index>); }
-TEST(misaligned_vector) { expect_caught({"not a multiple of 16", "not a multiple of 16"}, check_sum<Bug::misaligned>); }
+TEST(plain_add_global) {
+  expect_caught({kUnseen, "of another block"}, check_histogram<Bug::global_plain_add>);
+}
+TEST(shared_index_static) {
+  expect_caught({"use-after-poison", "outside of what was launched"},
+                check_histogram<Bug::shared_index>);
+}
+TEST(shared_index_dynamic) {
+  expect_caught({"use-after-poison", "outside of what was launched"},
+                check_histogram<Bug::dynamic_index>);
+}
+TEST(misaligned_vector) {
+  expect_caught({"not a multiple of 16", "not a multiple of 16"}, check_sum<Bug::misaligned>);
+}
 TEST(shuffle_as_barrier) { expect_caught({kUnseen, "a race"}, check_sum<Bug::warp_order>); }
 TEST(missing_fence) { expect_caught({kUnseen, "of another block"}, check_sum<Bug::unfenced>); }

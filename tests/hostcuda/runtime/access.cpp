@@ -12,6 +12,7 @@ void note_read(const void*, size_t) {}
 void note_write(void*, size_t) {}
 void note_atomic(const void*, size_t, bool) {}
 void note_fence() {}
+void note_async_fence() {}
 #endif
 
 }  // namespace thrifty::cuda::host

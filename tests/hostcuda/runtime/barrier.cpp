@@ -80,7 +80,7 @@ void named_barrier(int id, int threads, bool waits, const Site& site) {
                    " threads here, " + std::to_string(barrier.expected) + " at " +
                    source_line(barrier.site));
   }
-  race::barrier_arrive(id, thread.index);
+  race::tell(thread.index, barrier.arriving);
   if (++barrier.arrived < threads) {
     if (!waits) return preempt();
     barrier.waiting.push_back(thread.index);
@@ -88,7 +88,8 @@ void named_barrier(int id, int threads, bool waits, const Site& site) {
     return;
   }
   if (waits) barrier.waiting.push_back(thread.index);
-  race::barrier_open(id, barrier.waiting);
+  for (const int one : barrier.waiting) race::learn(one, barrier.arriving);
+  barrier.arriving = {};
   open(barrier);
   preempt();
 }

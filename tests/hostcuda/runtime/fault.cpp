@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <map>
 
+#include "hostcuda/runtime/bulk.h"
 #include "hostcuda/runtime/race.h"
 #include "hostcuda/runtime/state.h"
 
@@ -43,8 +44,10 @@ std::pair<std::string, std::string> look_up(const void* address) {
       char line[2048];
       do {
         if (std::fgets(line, sizeof(line), pipe)) lines.first = line;
-        if (std::fgets(line, sizeof(line), pipe)) lines.second = line;
-        else break;
+        if (std::fgets(line, sizeof(line), pipe))
+          lines.second = line;
+        else
+          break;
       } while (is_header_of_ours(lines.second));  // inlined there: the caller's line is wanted
       pclose(pipe);
     }
@@ -116,6 +119,7 @@ std::string describe_deadlock() {
     char mask[32];
     std::snprintf(mask, sizeof(mask), " with mask %08x", thread.mask);
     if (thread.mask) what += mask;
+    if (thread.waits_for) what += " (" + mbarrier_text(thread.waits_for) + ")";
     waiting[what + " at " + source_line(thread.site)].push_back(i);
   }
   std::string message = "block " + text_of(block_idx) + ": deadlock:";

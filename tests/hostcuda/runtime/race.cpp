@@ -28,7 +28,6 @@ Shadow shadow;
 std::vector<Range> ignored;
 Range arena{0, 0};
 std::vector<uint8_t> declared;  // by byte of the arena
-Row arrivals[16];               // at the named barriers
 
 // Readers are kept by group: a warp, or the wgmma unit of a warp.
 int warps() { return (clocks.threads() + 31) / 32; }
@@ -141,8 +140,7 @@ void check(const Access& access) {
   if (!shared) {
     for (const Range& range : ignored)
       if (range.holds(access.address)) return;
-  } else if (access.address + access.bytes > arena.end ||
-             !declared[access.address - arena.begin] ||
+  } else if (access.address + access.bytes > arena.end || !declared[access.address - arena.begin] ||
              !declared[access.address + access.bytes - 1 - arena.begin]) {
     report(clocks, access, "outside of what was launched or declared");
   }
@@ -165,10 +163,7 @@ void ignore(const void* memory, size_t bytes) {
 }
 
 void begin_launch() { clocks.begin_launch(); }
-void begin_block(int threads) {
-  clocks.begin_block(threads);
-  for (Row& row : arrivals) row.clear();
-}
+void begin_block(int threads) { clocks.begin_block(threads); }
 void kernel_code_starts() { active = true; }
 void kernel_code_ends() { active = false; }
 
@@ -184,28 +179,45 @@ void shared_declared(size_t offset, size_t bytes) {
 
 void join_lanes(int warp, uint32_t mask) { clocks.join_lanes(warp, mask); }
 void join_block() { clocks.join_block(); }
-void barrier_arrive(int id, int thread) { clocks.release(thread, arrivals[id]); }
-void barrier_open(int id, const std::vector<int>& waiting) {
-  for (const int thread : waiting) clocks.acquire(thread, arrivals[id]);
-  arrivals[id].clear();
+int unit_of_warp(int warp) { return clocks.warp_agent(warp); }
+int unit_of_mbarrier(int number) { return clocks.barrier_agent(number); }
+void tell(int agent, Knowledge& knowledge) { clocks.release(agent, knowledge.row); }
+void learn(int agent, const Knowledge& knowledge) { clocks.acquire(agent, knowledge.row); }
+void merge(Knowledge& into, const Knowledge& from) { Clocks::take_max(into.row, from.row); }
+void hand_over(int from_agent, int to_agent) {
+  Knowledge told;
+  tell(from_agent, told);
+  learn(to_agent, told);
 }
 
 void read(const void* from, size_t bytes, int agent, const void* code) {
   check({reinterpret_cast<uintptr_t>(from), bytes, Kind::read, agent, code});
 }
-void async_begin(const void* to, size_t bytes, int thread, const void* code) {
+void write(const void* to, size_t bytes, int agent, const void* code) {
+  check({reinterpret_cast<uintptr_t>(to), bytes, Kind::write, agent, code});
+}
+void async_read(const void* from, size_t bytes, int agent, const void* code) {
+  const Access access{reinterpret_cast<uintptr_t>(from), bytes, Kind::read, agent, code};
+  check(access);
+  for (size_t i = 0; i < bytes; ++i) {
+    const Cell& cell = shadow.page(access.address + i).cells[(access.address + i) % kPageBytes];
+    if (is_thread(cell.writer) && !clocks.fenced_for_async(cell.writer, cell.write_clock))
+      report_unfenced(clocks, access, cell.writer, cell.write_code);
+  }
+}
+void async_begin(const void* to, size_t bytes, int agent, const void* code) {
   const uintptr_t address = reinterpret_cast<uintptr_t>(to);
-  check({address, bytes, Kind::write, thread, code});
+  check({address, bytes, Kind::write, agent, code});
   for (size_t i = 0; i < bytes; ++i)
     shadow.page(address + i).cells[(address + i) % kPageBytes].in_flight = true;
 }
-void async_end(const void* to, size_t bytes, int thread) {
+void async_end(const void* to, size_t bytes, int agent) {
   const uintptr_t address = reinterpret_cast<uintptr_t>(to);
   for (size_t i = 0; i < bytes; ++i) {
     Cell& cell = shadow.page(address + i).cells[(address + i) % kPageBytes];
     cell.in_flight = false;
-    cell.write_clock = clocks.now(thread);
-    cell.writer = uint16_t(thread);
+    cell.write_clock = clocks.now(agent);
+    cell.writer = uint16_t(agent);
   }
 }
 
@@ -232,6 +244,10 @@ void note_atomic(const void* address, size_t bytes, bool writes) {
        __builtin_return_address(0));
   race::Quiet quiet;
   race::clocks.atomic(thread, reinterpret_cast<uintptr_t>(address), writes);
+}
+void note_async_fence() {
+  race::Quiet quiet;
+  race::clocks.fence_for_async(current().running->index);
 }
 void note_fence() {
   race::Quiet quiet;

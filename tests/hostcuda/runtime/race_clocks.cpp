@@ -6,13 +6,10 @@
 
 namespace thrifty::cuda::host::race {
 
-namespace {
-
-void take_max(Row& into, const Row& from) {
-  for (size_t i = 0; i < into.size(); ++i) into[i] = std::max(into[i], from[i]);
+void Clocks::take_max(Row& into, const Row& from) {
+  if (into.size() < from.size()) into.resize(from.size(), 0);
+  for (size_t i = 0; i < from.size(); ++i) into[i] = std::max(into[i], from[i]);
 }
-
-}  // namespace
 
 void Clocks::begin_launch() {
   launch_start_ = block_start_ = base_ = time_;
@@ -32,6 +29,7 @@ void Clocks::begin_block(int threads) {
   rows_.resize(all);
   for (Row& row : rows_) row.assign(all, 0);
   wide_at_.assign(all, 0);
+  async_fence_.assign(size_t(threads), 0);
   released_.assign(size_t(threads), {});
   pending_.assign(size_t(threads), {});
   known_blocks_.clear();
@@ -40,8 +38,7 @@ void Clocks::begin_block(int threads) {
 bool Clocks::ordered(int agent, uint32_t clock, uint32_t block, int observer) const {
   if (block != block_) {
     for (const Published& known : known_blocks_)
-      if (known.block == block)
-        return clock <= known.base || clock <= known.row[size_t(agent)];
+      if (known.block == block) return clock <= known.base || clock <= known.row[size_t(agent)];
     return false;
   }
   if (agent == observer) return true;
@@ -59,7 +56,8 @@ void Clocks::join_lanes(int warp, uint32_t mask) {
   bool wide = false;
   for (uint32_t left = mask; left; left &= left - 1)
     wide |= is_wide(warp * 32 + std::countr_zero(left));
-  // Rows that met nobody outside the warp since the last block barrier have nothing to say elsewhere.
+  // Rows that met nobody outside the warp since the last block barrier have nothing to say
+  // elsewhere.
   const int first = wide ? 0 : warp * 32;
   const int last = wide ? threads_ : std::min(threads_, warp * 32 + 32);
   const auto for_columns = [&](auto&& body) {
@@ -111,6 +109,11 @@ void Clocks::acquire(int agent, const Row& from) {
   wide_at_[size_t(agent)] = base_;
 }
 
+void Clocks::fence_for_async(int thread) {
+  async_fence_[size_t(thread)] = now(thread);
+  clock_[size_t(thread)] = ++time_;
+}
+
 void Clocks::merge(std::vector<Published>& all, const Published& one) {
   for (Published& known : all)
     if (known.block == one.block) {
@@ -124,8 +127,10 @@ void Clocks::merge(std::vector<Published>& all, const Published& one) {
 void Clocks::fence(int thread) {
   auto& pending = pending_[size_t(thread)];
   for (const Published& told : pending) {
-    if (told.block == block_) acquire(thread, told.row);
-    else merge(known_blocks_, told);
+    if (told.block == block_)
+      acquire(thread, told.row);
+    else
+      merge(known_blocks_, told);
   }
   pending.clear();
   auto& released = released_[size_t(thread)];

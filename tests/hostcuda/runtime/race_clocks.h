@@ -1,9 +1,10 @@
 // Vector clocks of one block: who knows which accesses of whom.
 //
-// An agent is a thread, or a unit that works on its own: the wgmma of a warp, the copies that report
-// to one mbarrier. Time is one counter for the launch. An access at clock c of agent u happened before
-// what agent a does now if a's row has seen u at c or later; everything that threads did before the
-// last barrier of the whole block (`base`) is known to all without being written down.
+// An agent is a thread, or a unit that works on its own: the wgmma of a warp, the copies that
+// report to one mbarrier. Time is one counter for the launch. An access at clock c of agent u
+// happened before what agent a does now if a's row has seen u at c or later; everything that
+// threads did before the last barrier of the whole block (`base`) is known to all without being
+// written down.
 #pragma once
 
 #include <cstddef>
@@ -53,6 +54,14 @@ class Clocks {
   void release(int agent, Row& row);
   void acquire(int agent, const Row& row);
 
+  // fence_async_shared: what the thread wrote so far may be read by units.
+  void fence_for_async(int thread);
+  bool fenced_for_async(int thread, uint32_t clock) const {
+    return clock <= async_fence_[size_t(thread)];
+  }
+
+  static void take_max(Row& into, const Row& from);
+
   // threadfence, and an atomic between fences (the C++ fence model).
   void fence(int thread);
   void atomic(int thread, uintptr_t address, bool writes);
@@ -68,7 +77,8 @@ class Clocks {
   bool units_used_ = false;  // some agent that is no thread has worked
   std::vector<uint32_t> clock_;
   std::vector<Row> rows_;
-  std::vector<uint32_t> wide_at_;  // base_ when the row last took in other warps
+  std::vector<uint32_t> async_fence_;  // by thread: its clock at its last fence
+  std::vector<uint32_t> wide_at_;      // base_ when the row last took in other warps
   std::vector<std::vector<Published>> released_, pending_;  // by thread
   std::unordered_map<uintptr_t, std::vector<Published>> atomics_;
   std::vector<Published> known_blocks_;  // to the whole current block, once one thread knows

@@ -24,18 +24,18 @@ void __tsan_func_exit() {}
 void __tsan_vptr_read(void**) {}
 void __tsan_vptr_update(void**, void*) {}
 
-#define HOOKS(size)                                                      \
-  void __tsan_read##size(void* address) {                                \
-    hook(address, size, Kind::read, __builtin_return_address(0));        \
-  }                                                                      \
-  void __tsan_write##size(void* address) {                               \
-    hook(address, size, Kind::write, __builtin_return_address(0));       \
-  }                                                                      \
-  void __tsan_unaligned_read##size(void* address) {                      \
-    hook(address, size, Kind::read, __builtin_return_address(0));        \
-  }                                                                      \
-  void __tsan_unaligned_write##size(void* address) {                     \
-    hook(address, size, Kind::write, __builtin_return_address(0));       \
+#define HOOKS(size)                                                \
+  void __tsan_read##size(void* address) {                          \
+    hook(address, size, Kind::read, __builtin_return_address(0));  \
+  }                                                                \
+  void __tsan_write##size(void* address) {                         \
+    hook(address, size, Kind::write, __builtin_return_address(0)); \
+  }                                                                \
+  void __tsan_unaligned_read##size(void* address) {                \
+    hook(address, size, Kind::read, __builtin_return_address(0));  \
+  }                                                                \
+  void __tsan_unaligned_write##size(void* address) {               \
+    hook(address, size, Kind::write, __builtin_return_address(0)); \
   }
 HOOKS(1)
 HOOKS(2)
@@ -52,25 +52,25 @@ void __tsan_write_range(void* address, unsigned long bytes) {
 }
 
 // std::atomic in test code, and the guards of function-local statics.
-#define ATOMICS(bits, type)                                                                     \
-  type __tsan_atomic##bits##_load(const volatile type* a, int) {                                \
-    return __atomic_load_n(a, __ATOMIC_SEQ_CST);                                                \
-  }                                                                                             \
-  void __tsan_atomic##bits##_store(volatile type* a, type v, int) {                             \
-    __atomic_store_n(a, v, __ATOMIC_SEQ_CST);                                                   \
-  }                                                                                             \
-  type __tsan_atomic##bits##_exchange(volatile type* a, type v, int) {                          \
-    return __atomic_exchange_n(a, v, __ATOMIC_SEQ_CST);                                         \
-  }                                                                                             \
-  type __tsan_atomic##bits##_fetch_add(volatile type* a, type v, int) {                         \
-    return __atomic_fetch_add(a, v, __ATOMIC_SEQ_CST);                                          \
-  }                                                                                             \
-  type __tsan_atomic##bits##_fetch_sub(volatile type* a, type v, int) {                         \
-    return __atomic_fetch_sub(a, v, __ATOMIC_SEQ_CST);                                          \
-  }                                                                                             \
-  int __tsan_atomic##bits##_compare_exchange_strong(volatile type* a, type* expected, type v,   \
-                                                    int, int) {                                 \
-    return __atomic_compare_exchange_n(a, expected, v, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);  \
+#define ATOMICS(bits, type)                                                                        \
+  type __tsan_atomic##bits##_load(const volatile type* a, int) {                                   \
+    return __atomic_load_n(a, __ATOMIC_SEQ_CST);                                                   \
+  }                                                                                                \
+  void __tsan_atomic##bits##_store(volatile type* a, type v, int) {                                \
+    __atomic_store_n(a, v, __ATOMIC_SEQ_CST);                                                      \
+  }                                                                                                \
+  type __tsan_atomic##bits##_exchange(volatile type* a, type v, int) {                             \
+    return __atomic_exchange_n(a, v, __ATOMIC_SEQ_CST);                                            \
+  }                                                                                                \
+  type __tsan_atomic##bits##_fetch_add(volatile type* a, type v, int) {                            \
+    return __atomic_fetch_add(a, v, __ATOMIC_SEQ_CST);                                             \
+  }                                                                                                \
+  type __tsan_atomic##bits##_fetch_sub(volatile type* a, type v, int) {                            \
+    return __atomic_fetch_sub(a, v, __ATOMIC_SEQ_CST);                                             \
+  }                                                                                                \
+  int __tsan_atomic##bits##_compare_exchange_strong(volatile type* a, type* expected, type v, int, \
+                                                    int) {                                         \
+    return __atomic_compare_exchange_n(a, expected, v, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);     \
   }
 ATOMICS(8, unsigned char)
 ATOMICS(32, unsigned int)

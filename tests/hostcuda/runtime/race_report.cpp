@@ -65,4 +65,10 @@ void report_in_flight(const Clocks& clocks, const Access& access, const void* co
          "while an asynchronous copy issued" + at_line(code) + " has not been waited for");
 }
 
+void report_unfenced(const Clocks& clocks, const Access& access, int writer, const void* code) {
+  report(clocks, access,
+         "which " + agent_name(clocks, writer, clocks.block()) + " wrote" + at_line(code) +
+             " without a fence_async_shared after it");
+}
+
 }  // namespace thrifty::cuda::host::race

@@ -12,5 +12,7 @@ namespace thrifty::cuda::host::race {
 [[noreturn]] void report_race(const Clocks& clocks, const Access& access, int other, uint32_t block,
                               const char* verb, const void* code);
 [[noreturn]] void report_in_flight(const Clocks& clocks, const Access& access, const void* code);
+[[noreturn]] void report_unfenced(const Clocks& clocks, const Access& access, int writer,
+                                  const void* code);
 
 }  // namespace thrifty::cuda::host::race

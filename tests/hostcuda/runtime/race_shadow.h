@@ -15,7 +15,7 @@ struct Cell {
   uint32_t write_clock = 0, write_block = 0;
   uint32_t read_block = 0, earlier_reading_block = 0;  // of the last reader, and one before it
   uint16_t writer = 0, reader = 0;                     // agents
-  bool in_flight = false;            // an asynchronous copy, issued at write_code, has yet to arrive
+  bool in_flight = false;  // an asynchronous copy, issued at write_code, has yet to arrive
   bool write_was_atomic = false;
   bool many_reading_blocks = false;  // earlier_reading_block is of the same launch
   const void* write_code = nullptr;

@@ -7,8 +7,10 @@
 #include <random>
 
 #include "hostcuda/launch.h"
+#include "hostcuda/runtime/bulk.h"
 #include "hostcuda/runtime/race.h"
 #include "hostcuda/runtime/state.h"
+#include "hostcuda/runtime/wgmma_tile.h"
 
 namespace thrifty::cuda::host {
 
@@ -88,6 +90,8 @@ void run_block(uint3 index, size_t shared_bytes, uint64_t number) {
   shared_begin_block(shared_bytes);
   for (auto& gatherings : launch.gatherings) gatherings.clear();
   for (Barrier& barrier : launch.barriers) barrier = Barrier();
+  bulk_begin_block();
+  wgmma_begin_block();
   for (int i = 0; i < launch.threads; ++i) {
     Thread& thread = launch.thread(i);
     const unsigned u = unsigned(i);
@@ -96,6 +100,7 @@ void run_block(uint3 index, size_t shared_bytes, uint64_t number) {
     thread.state = Thread::State::ready;
     thread.copies.clear();
     thread.copy_group = 0;
+    thread.waits_for = nullptr;
   }
   launch.alive = launch.threads;
   stats().threads += uint64_t(launch.threads);
@@ -107,6 +112,8 @@ void run_block(uint3 index, size_t shared_bytes, uint64_t number) {
       record_failure("livelock: the threads left only poll memory that nobody changes");
   }
   if (launch.alive > 0 && !launch.failed) record_failure(describe_deadlock());
+  if (!launch.failed) bulk_end_block();
+  if (!launch.failed) wgmma_end_block();
   if (launch.failed) abandon_all();
 }
 

@@ -108,4 +108,9 @@ void require_shared(const char* op, const void* address, size_t bytes, size_t al
          std::string(op) + ": the shared address is not a multiple of " + std::to_string(align));
 }
 
+uint32_t shared_address(const char* op, const void* address, const Site& site) {
+  require_shared(op, address, 1, 1, site);
+  return uint32_t(static_cast<const char*>(address) - current().arena);
+}
+
 }  // namespace thrifty::cuda::host

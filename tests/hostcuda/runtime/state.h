@@ -9,6 +9,7 @@
 #include "hostcuda/options.h"
 #include "hostcuda/runtime.h"
 #include "hostcuda/runtime/fiber.h"
+#include "hostcuda/runtime/race.h"
 #include "hostcuda/runtime/ready_queue.h"
 
 namespace thrifty::cuda::host {
@@ -26,8 +27,9 @@ struct Thread {
   int index = 0;
   uint3 id{};
   State state = State::ready;
-  const char* op = nullptr;  // what it waits in, and where
-  uint32_t mask = 0;         // of a warp operation, else 0
+  const char* op = nullptr;         // what it waits in, and where
+  uint32_t mask = 0;                // of a warp operation, else 0
+  const void* waits_for = nullptr;  // an mbarrier
   Site site;
   Fiber fiber;
   std::vector<PendingCopy> copies;
@@ -53,6 +55,7 @@ struct Barrier {
   int result_any = 0, result_every = 0, result_count = 0;
   Site site;
   std::vector<int> waiting;
+  race::Knowledge arriving;
 };
 
 struct SharedSlot {
@@ -95,10 +98,10 @@ void wake(Thread& thread);
 // them by exceptions is impossible from the places that the race checker stops at.
 void record_failure(const std::string& message);
 [[noreturn]] void stop(const std::string& message);  // records, and leaves the running thread
-std::string place(const Thread& thread);        // "block (1,0,0) thread (5,0,0)"
-std::string source_line(const Site& site);      // "gemm.cu:41"
-std::string kernel_name(const void* function);  // by the debug information
-std::string code_line(const void* address);     // "file.cu:12" or ""
+std::string place(const Thread& thread);             // "block (1,0,0) thread (5,0,0)"
+std::string source_line(const Site& site);           // "gemm.cu:41"
+std::string kernel_name(const void* function);       // by the debug information
+std::string code_line(const void* address);          // "file.cu:12" or ""
 std::string describe_deadlock();
 
 void shared_begin_block(size_t dynamic_bytes);
