@@ -7,7 +7,7 @@ namespace thrifty::python {
 void bind_ensemble(py::module_& m);
 }
 
-PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
+PYBIND11_MODULE(_native, m, pybind11::mod_gil_not_used()) {
   m.doc() = "CPU kernels of thrifty on NumPy arrays.";
   m.def("cpu_isa", [] { return thrifty::isa_name(thrifty::active_isa()); });
   m.def("set_num_threads", [](int threads) {

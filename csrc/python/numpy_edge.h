@@ -62,7 +62,7 @@ inline std::vector<Array> views(const std::vector<py::array>& arrays) {
 
 // The array itself, or a copy when it is strided, misaligned or of foreign byte order.
 inline py::array dense(const py::array& array) {
-  constexpr int kWanted = py::array::c_style | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
+  constexpr int kWanted = int(py::array::c_style) | int(py::detail::npy_api::NPY_ARRAY_ALIGNED_);
   const bool native = array.dtype().attr("isnative").cast<bool>();
   if (native && (array.flags() & kWanted) == kWanted) return array;
   const py::object dtype = array.dtype().attr("newbyteorder")("=");
