@@ -90,7 +90,8 @@ def batch_ensemble_linear(
     Guarantees: differentiable once with respect to x, weight and every vector; a second derivative
     raises NotImplementedError. Works under torch.func.grad and vmap, torch.compile (where `group`
     is a constant of the graph) and export. On the CPU, results and gradients do not depend on the
-    number of threads.
+    number of threads. A 16-bit result may differ in the last place from the one without recorded
+    gradients: it is made of the product as it is saved, in 16 bits, so that both passes agree.
 
     Raises:
         ValueError: shapes, dtypes, activation, dropout, seed, k or group that do not fit; the
