@@ -85,6 +85,12 @@ struct State {
   std::atomic<int> threads = std::max(1u, std::thread::hardware_concurrency());
   std::unique_ptr<Pool> pool;
   pid_t owner = 0;
+
+  // After fork the parent's workers do not exist: to join them would wait for ever.
+  void forget_parents_pool() {
+    if (owner != getpid()) (void)pool.release();
+  }
+  ~State() { forget_parents_pool(); }
 };
 
 State& state() {
@@ -93,8 +99,7 @@ State& state() {
 }
 
 Pool& ready_pool(State& s, int threads) {
-  if (s.owner != getpid())
-    (void)s.pool.release();  // after fork: the parent's workers do not exist here
+  s.forget_parents_pool();
   if (!s.pool || s.pool->threads() != threads) {
     s.pool.reset();
     s.pool = std::make_unique<Pool>(threads);
