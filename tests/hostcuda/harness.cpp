@@ -1,14 +1,11 @@
-// The test frame on the host: memory is malloc's, every body runs under all schedules.
+// The test frame: registration, selection, timing, comparisons. The parts that differ between host and
+// device are in harness_host.cpp and harness_device.cu.
 #include "hostcuda/harness.h"
 
 #include <chrono>
 #include <cmath>
 #include <cstdio>
-#include <cstdlib>
-#include <cstring>
 
-#include "hostcuda/options.h"
-#include "hostcuda/runtime.h"
 
 namespace thrifty::cuda::testing {
 
@@ -33,14 +30,18 @@ bool selected(const std::string& name, int argc, char** argv) {
 bool run_one(const Test& test) {
   const auto start = std::chrono::steady_clock::now();
   std::string failure;
+  const char* result = "ok  ";
   try {
     test.body();
+  } catch (const Skipped& reason) {
+    result = reason.what();
   } catch (const std::exception& error) {
+    result = "FAIL";
     failure = error.what();
   }
-  host::options() = {};
+  after_test();
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-  std::printf("%s %-44s %6.2f s%s%s\n", failure.empty() ? "ok  " : "FAIL", test.name,
+  std::printf("%s %-44s %6.2f s%s%s\n", result, test.name,
               seconds.count(), failure.empty() ? "" : "\n     ", failure.c_str());
   std::fflush(stdout);
   return failure.empty();
@@ -51,6 +52,10 @@ bool run_one(const Test& test) {
 Registration::Registration(const char* name, void (*body)()) { tests().push_back({name, body}); }
 
 int run_tests(int argc, char** argv) {
+  if (const char* reason = missing_device()) {
+    std::printf("skipped: %s\n", reason);
+    return kSkippedExit;
+  }
   if (argc == 2 && std::string(argv[1]) == "--list") {
     for (const Test& test : tests()) std::printf("%s\n", test.name);
     return 0;
@@ -71,71 +76,6 @@ void expect(bool condition, const std::string& what) {
 
 void expect_ok(cudaError_t error) {
   expect(error == cudaSuccess, "cudaError " + std::to_string(int(error)));
-}
-
-void* allocate_global(size_t bytes) {
-  void* memory = nullptr;
-  if (posix_memalign(&memory, 256, bytes > 0 ? bytes : 1) != 0) throw std::bad_alloc();
-  host::fill_poison(memory, bytes);
-  return memory;
-}
-void free_global(void* memory) { std::free(memory); }
-void copy_to_global(void* to, const void* from, size_t bytes) {
-  if (bytes > 0) std::memcpy(to, from, bytes);
-}
-void copy_from_global(void* to, const void* from, size_t bytes) {
-  if (bytes > 0) std::memcpy(to, from, bytes);
-}
-
-namespace {
-
-void run_schedules(const std::vector<host::Schedule>& schedules,
-                   const std::function<Bytes()>& body) {
-  Bytes first;
-  bool have_first = false;
-  const auto run = [&](const host::Schedule& schedule, uint16_t poison) {
-    host::options().schedule = schedule;
-    host::options().poison = poison;
-    try {
-      Bytes bytes = body();
-      if (have_first) expect(bytes == first, "the result differs from that of the first schedule");
-      first = std::move(bytes);
-      have_first = true;
-    } catch (const std::exception& error) {
-      throw Failure("schedule " + schedule.name() + ": " + error.what());
-    }
-  };
-  // The second poison is a small number in every type: it shows where NaN would go unnoticed.
-  run({}, 0x0102);
-  for (const host::Schedule& schedule : schedules) run(schedule, 0x7fff);
-}
-
-}  // namespace
-
-void for_each_schedule(const std::function<Bytes()>& body) {
-  run_schedules(host::schedules(), body);
-}
-
-void for_few_schedules(const std::function<Bytes()>& body) {
-  run_schedules(host::schedules(2, 2), body);
-}
-
-void for_each_schedule_inexact(const std::function<void()>& body) {
-  for_each_schedule([&] {
-    body();
-    return Bytes();
-  });
-}
-
-void expect_fault(const std::string& text, const std::function<void()>& body) {
-  try {
-    body();
-  } catch (const host::Fault& fault) {
-    expect(std::string(fault.what()).find(text) != std::string::npos,
-           "expected a fault with \"" + text + "\", got: " + fault.what());
-    return;
-  }
-  throw Failure("expected a fault with \"" + text + "\", got none");
 }
 
 void expect_close(const std::vector<double>& actual, const std::vector<double>& expected,

@@ -21,6 +21,16 @@ struct Failure : std::runtime_error {
   using runtime_error::runtime_error;
 };
 
+struct Skipped : std::runtime_error {
+  using runtime_error::runtime_error;
+};
+// TMA and wgmma: returns on the host, skips the test on a device other than sm_90.
+void needs_sm90();
+
+inline constexpr int kSkippedExit = 77;
+const char* missing_device();  // the reason why nothing can run here, or null
+void after_test();
+
 struct Registration {
   Registration(const char* name, void (*body)());
 };
@@ -82,7 +92,7 @@ void for_few_schedules(const std::function<Bytes()>& body);
 // The same without comparing outputs: for sums of floats by atomics, whose order is free.
 void for_each_schedule_inexact(const std::function<void()>& body);
 
-// `body` must end in a Fault whose message contains `text`.
+// `body` must end in a Fault whose message contains `text`. Host only.
 void expect_fault(const std::string& text, const std::function<void()>& body);
 
 // Elementwise |actual - expected| <= absolute + relative |expected|; NaN is never close.

@@ -36,6 +36,7 @@ __global__ void __launch_bounds__(64)
 template <class T, int kRank>
 void check_box(Swizzle swizzle, const uint64_t (&sizes)[3], const uint32_t (&box)[3], int x, int y,
                int z) {
+  needs_sm90();
   const uint64_t pitch = sizes[0] + 8, layer = pitch * sizes[1] + 16;
   const auto source = normal_values<T>(layer * sizes[2], 11);
   const uint32_t elements = box[0] * box[1] * box[2];

@@ -82,6 +82,7 @@ __global__ void __launch_bounds__(128)
 template <class T, int kN, Swizzle kSwizzle, Major kMajorA = Major::k, Major kMajorB = Major::k,
           bool kRegisters = false>
 void check_product() {
+  needs_sm90();
   const auto a = normal_values<T>(64 * kDepth, 1), b = normal_values<T>(kN * kDepth, 2);
   std::vector<double> expected;
   for (int m = 0; m < 64; ++m)

@@ -62,8 +62,10 @@ std::pair<std::string, std::string> look_up(const void* address) {
 
 }  // namespace
 
+std::string block_place() { return "block " + text_of(block_idx); }
+
 std::string place(const Thread& thread) {
-  return "block " + text_of(block_idx) + " thread " + text_of(thread.id);
+  return block_place() + " thread " + text_of(thread.id);
 }
 
 std::string source_line(const Site& site) {
@@ -81,6 +83,8 @@ std::string kernel_name(const void* function) {
   const size_t arguments = name.rfind('(');
   if (arguments != std::string::npos) name.resize(arguments);
   if (name.starts_with("void ")) name.erase(0, 5);
+  const std::string unnamed = "(anonymous namespace)::";
+  for (size_t at; (at = name.find(unnamed)) != std::string::npos;) name.erase(at, unnamed.size());
   return name;
 }
 
@@ -122,7 +126,7 @@ std::string describe_deadlock() {
     if (thread.waits_for) what += " (" + mbarrier_text(thread.waits_for) + ")";
     waiting[what + " at " + source_line(thread.site)].push_back(i);
   }
-  std::string message = "block " + text_of(block_idx) + ": deadlock:";
+  std::string message = block_place() + ": deadlock:";
   for (const auto& [what, threads] : waiting)
     message += " [" + std::to_string(threads.size()) + " threads, " +
                std::to_string(threads.front()) + " to " + std::to_string(threads.back()) + ", " +

@@ -36,7 +36,7 @@ void bulk_begin_block() {
 
 void bulk_end_block() {
   for (const BulkCopy& copy : bulk().in_flight)
-    record_failure("the block ends with a bulk copy of " + std::to_string(copy.map.box_bytes()) +
+    record_failure(block_place() + " ends with a bulk copy of " + std::to_string(copy.map.box_bytes()) +
                    " bytes that nobody waited for");
 }
 

@@ -98,6 +98,7 @@ void wake(Thread& thread);
 // them by exceptions is impossible from the places that the race checker stops at.
 void record_failure(const std::string& message);
 [[noreturn]] void stop(const std::string& message);  // records, and leaves the running thread
+std::string block_place();                      // "block (1,0,0)"
 std::string place(const Thread& thread);             // "block (1,0,0) thread (5,0,0)"
 std::string source_line(const Site& site);           // "gemm.cu:41"
 std::string kernel_name(const void* function);       // by the debug information

@@ -153,9 +153,9 @@ void wgmma_begin_block() {
 void wgmma_end_block() {
   for (int warp = 0; warp * 32 < current().threads; ++warp) {
     if (!queues[warp].in_flight.empty())
-      record_failure("warp " + std::to_string(warp) + " ends with a wgmma it never waited for");
+      record_failure(block_place() + " warp " + std::to_string(warp) + " ends with a wgmma it never waited for");
     if (queues[warp].issued != logs[warp / 4].size())
-      record_failure("wgmma: warp " + std::to_string(warp) + " issued " +
+      record_failure(block_place() + ": wgmma: warp " + std::to_string(warp) + " issued " +
                      std::to_string(queues[warp].issued) + " products, its warpgroup " +
                      std::to_string(logs[warp / 4].size()));
   }
