@@ -44,7 +44,9 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, help="default: 256, or 1024 above 100,000 rows")
     parser.add_argument("--embeddings", action="store_true", help="piecewise-linear embeddings")
     parser.add_argument("--autocast", action="store_true", help="bfloat16 in the networks")
-    parser.add_argument("--no-baselines", action="store_true", help="only TabM")
+    parser.add_argument(
+        "--baselines", nargs="*", choices=("mlp", "boosting"), default=["mlp", "boosting"]
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, help="of torch; default: all")
     parser.add_argument("--quick", action="store_true", help="seconds: for a first look and for CI")
@@ -111,11 +113,11 @@ def run_boosting(table: Table, seed: int) -> dict[str, Any]:
     categorical = np.arange(x.shape[1]) >= table.x_num.shape[1]
     start = time.perf_counter()
     model = HistGradientBoostingRegressor(
-        learning_rate=0.05,
-        max_iter=2000,
+        learning_rate=0.1,
+        max_iter=1000,
         categorical_features=categorical,
         early_stopping=True,
-        n_iter_no_change=30,
+        n_iter_no_change=20,
         random_state=seed,
     )
     model.fit(x[table.train], y[table.train], X_val=x[table.valid], y_val=y[table.valid])
@@ -188,12 +190,12 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     options = arguments(argv)
     if options.threads:
         torch.set_num_threads(options.threads)
-    results = []
+    results: list[dict[str, Any]] = []
     for seed in range(options.seeds):
         table = TABLES[options.dataset](seed)
-        for backend in [*options.backend, *([] if options.no_baselines else ["mlp"])]:
-            results.append(run_network(table, backend, options, seed))
-        if not options.no_baselines:
+        networks = [*options.backend, *(name for name in options.baselines if name == "mlp")]
+        results += [run_network(table, name, options, seed) for name in networks]
+        if "boosting" in options.baselines:
             results.append(run_boosting(table, seed))
     report(table, results)
     settings = {key: str(v) if isinstance(v, Path) else v for key, v in vars(options).items()}

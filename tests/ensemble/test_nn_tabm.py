@@ -121,7 +121,9 @@ def test_activations_fused_or_not(arch, activation):
         assert relative_error(ours.eval()(*batch()), package.eval()(*batch())) <= 1e-12
 
 
-@pytest.mark.parametrize("change", ["bias-affine", "hook", "layer-norm", "no-dropout", "naive"])
+@pytest.mark.parametrize(
+    "change", ["bias-affine", "hook", "layer-norm", "no-dropout", "weight-norm", "naive"]
+)
 def test_other_backbones_equal_the_package(change):
     """Networks that the fused path has to leave, wholly or in part, to their modules."""
     backbones = []
@@ -142,6 +144,8 @@ def test_other_backbones_equal_the_package(change):
             module.blocks[1][1].register_forward_hook(lambda m, args, out: 2 * out)
         elif change == "layer-norm":
             module.blocks[1].insert(1, tabm.LayerNormEnsemble(8, k=4))
+        elif change == "weight-norm":
+            nn.utils.parametrizations.weight_norm(module.blocks[1][0])
         elif change == "no-dropout":
             module.blocks[1][2] = nn.Identity()
         backbones.append(randomise_(module).double())

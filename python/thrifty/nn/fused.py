@@ -32,12 +32,15 @@ class Block(NamedTuple):
     modules: tuple[nn.Module, nn.Module]  # the activation and dropout, run when activation is None
 
 
+_ACTIVATIONS: dict[type, str] = {nn.ReLU: "relu", nn.SiLU: "silu", nn.Identity: "none"}
+_FUSED_FORWARDS = (LinearBatchEnsemble.forward, LinearEnsemble.forward, nn.Linear.forward)
+
+
 def activation_name(module: nn.Module) -> str | None:
     """The op's name of an activation module, or None when the op has no such activation."""
-    kind = type(module)
-    if kind is nn.GELU:
+    if type(module) is nn.GELU:
         return "gelu" if module.approximate == "none" else "gelu_tanh"
-    return {nn.ReLU: "relu", nn.SiLU: "silu", nn.Identity: "none"}.get(kind)
+    return _ACTIVATIONS.get(type(module))
 
 
 def has_hooks(module: nn.Module) -> bool:
@@ -51,24 +54,29 @@ def has_hooks(module: nn.Module) -> bool:
 
 
 def _read_block(block: nn.Module) -> Block | None:
-    parts = tuple(block) if type(block) is nn.Sequential else ()
-    if len(parts) != 3 or has_hooks(block) or any(has_hooks(part) for part in parts):
+    parts = tuple(block._modules.values())
+    if len(parts) != 3 or type(block) is not nn.Sequential or has_hooks(block):
         return None
-    linear: Any = parts[0]
-    activation, dropout = parts[1:]
-    if type(dropout) is not nn.Dropout:
+    linear, activation, dropout = parts
+    if linear is None or activation is None or type(dropout) is not nn.Dropout:
         return None
-    r = s = None
-    # Comparing forward, not the class, admits parametrisations and refuses overridden layers.
-    forward = type(linear).forward
-    if forward is LinearBatchEnsemble.forward:
-        r, s = linear.r, linear.s
-    elif forward is not LinearEnsemble.forward and forward is not nn.Linear.forward:
+    if has_hooks(linear) or has_hooks(activation) or has_hooks(dropout):
+        return None
+    parameters = linear._parameters  # thrice as fast as attributes, of which there are many here
+    weight = parameters.get("weight")  # a parametrised weight is no parameter
+    if type(linear).forward not in _FUSED_FORWARDS or weight is None:
         return None
     p = dropout.p if dropout.training else 0.0
-    name = activation_name(activation) if p < 1.0 else None
-    separate = linear.weight.ndim == 3
-    return Block(linear.weight, r, s, linear.bias, separate, name, p, (activation, dropout))
+    return Block(
+        weight,
+        parameters.get("r"),
+        parameters.get("s"),
+        parameters["bias"],
+        weight.ndim == 3,
+        activation_name(activation) if p < 1.0 else None,
+        p,
+        (activation, dropout),
+    )
 
 
 def read_blocks(blocks: Iterable[nn.Module], scale: Tensor | None) -> list[Block] | None:
