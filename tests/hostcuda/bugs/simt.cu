@@ -34,9 +34,8 @@ enum class Bug {
 };
 
 // y = softmax(x) along rows of n; one block of 64 threads per row.
-template <Bug bug>
 __global__ void __launch_bounds__(64)
-    softmax_rows(const float* __restrict__ x, float* __restrict__ y, int n) {
+    softmax_rows(Bug bug, const float* __restrict__ x, float* __restrict__ y, int n) {
   THRIFTY_SHARED(float, part, [2][2]);
   const int t = int(threadIdx.x), lane = lane_index(), warp = warp_index();
   x += size_t(blockIdx.x) * size_t(n);
@@ -71,8 +70,7 @@ __global__ void __launch_bounds__(64)
     if (bug != Bug::unwritten_output || i != 37) y[i] = fast_exp(i < n ? x[i] - top : 0.0f) / sum;
 }
 
-template <Bug bug>
-void check_softmax_of(int rows, int n) {
+void check_softmax_of(Bug bug, int rows, int n) {
   const auto x = normal_values<float>(size_t(rows * n), 7);
   std::vector<double> expected;
   for (int r = 0; r < rows; ++r) {
@@ -83,21 +81,17 @@ void check_softmax_of(int rows, int n) {
   Buffer<float> input(x);
   for_each_schedule([&] {
     Buffer<float> y(x.size());
-    expect_ok(launch(softmax_rows<bug>, unsigned(rows), 64, 0, nullptr, input.data(), y.data(), n));
+    expect_ok(launch(softmax_rows, unsigned(rows), 64, 0, nullptr, bug, input.data(), y.data(), n));
     expect_close(y, expected, 1e-6, 1e-5, "softmax");
     return y.bytes();
   });
 }
 
-template <Bug bug>
-void check_softmax() {
-  check_softmax_of<bug>(3, 100);
-}
+void check_softmax(Bug bug) { check_softmax_of(bug, 3, 100); }
 
 // counts of 64 keys over all blocks, gathered per block in dynamic shared memory.
-template <Bug bug>
 __global__ void __launch_bounds__(96)
-    histogram(const uint8_t* __restrict__ keys, int n, int* __restrict__ counts) {
+    histogram(Bug bug, const uint8_t* __restrict__ keys, int n, int* __restrict__ counts) {
   THRIFTY_DYNAMIC_SHARED(int, mine);  // [64]
   THRIFTY_SHARED(int, total, [1]);
   const int t = int(threadIdx.x);
@@ -120,8 +114,7 @@ __global__ void __launch_bounds__(96)
   }
 }
 
-template <Bug bug>
-void check_histogram() {
+void check_histogram(Bug bug) {
   std::mt19937 generator(3);
   std::vector<uint8_t> keys(500);
   std::vector<double> expected(64);
@@ -129,7 +122,7 @@ void check_histogram() {
   Buffer<uint8_t> input(keys);
   for_each_schedule([&] {
     Buffer<int> counts(std::vector<int>(64, 0));
-    expect_ok(launch(histogram<bug>, 3, 96, 64 * sizeof(int), nullptr, input.data(),
+    expect_ok(launch(histogram, 3, 96, 64 * sizeof(int), nullptr, bug, input.data(),
                      int(keys.size()), counts.data()));
     expect_close(counts, expected, 0, 0, "counts");
     return counts.bytes();
@@ -138,9 +131,8 @@ void check_histogram() {
 
 // Sums 128 x 4 values as float4; a warp passes its part through shared memory with syncwarp, the
 // last block to finish adds the parts of all.
-template <Bug bug>
-__global__ void __launch_bounds__(32)
-    sum_all(const float* __restrict__ x, float* parts, int* done, float* __restrict__ out) {
+__global__ void __launch_bounds__(32) sum_all(Bug bug, const float* __restrict__ x, float* parts,
+                                              int* done, float* __restrict__ out) {
   THRIFTY_SHARED(float, lanes, [32]);
   const int lane = lane_index(), block = int(blockIdx.x);
   const float* at = x + size_t(block * 32 + lane) * 4 + (bug == Bug::misaligned ? 1 : 0);
@@ -164,8 +156,7 @@ __global__ void __launch_bounds__(32)
   }
 }
 
-template <Bug bug>
-void check_sum() {
+void check_sum(Bug bug) {
   const auto x = normal_values<float>(516, 5);
   double expected = 0;
   for (int i = 0; i < 512; ++i) expected += x[size_t(i)];
@@ -173,7 +164,7 @@ void check_sum() {
   for_each_schedule([&] {
     Buffer<float> parts(4), out(1);
     Buffer<int> done(std::vector<int>{0});
-    expect_ok(launch(sum_all<bug>, 4, 32, 0, nullptr, input.data(), parts.data(), done.data(),
+    expect_ok(launch(sum_all, 4, 32, 0, nullptr, bug, input.data(), parts.data(), done.data(),
                      out.data()));
     expect_close(out, {expected}, 1e-4, 0, "sum");
     return out.bytes();
@@ -183,59 +174,68 @@ void check_sum() {
 }  // namespace
 
 TEST(softmax_twin) {
-  check_softmax<Bug::none>();
-  check_softmax_of<Bug::none>(2, 33);
-  check_softmax_of<Bug::none>(1, 1);
+  check_softmax(Bug::none);
+  check_softmax_of(Bug::none, 2, 33);
+  check_softmax_of(Bug::none, 1, 1);
 }
-TEST(histogram_twin) { check_histogram<Bug::none>(); }
-TEST(sum_twin) { check_sum<Bug::none>(); }
+TEST(histogram_twin) { check_histogram(Bug::none); }
+TEST(sum_twin) { check_sum(Bug::none); }
 
 TEST(missing_barrier) {
-  expect_caught({kWrong, "no thread has written"}, check_softmax<Bug::missing_barrier>);
+  expect_caught({kWrong, "no thread has written"}, [] { check_softmax(Bug::missing_barrier); });
 }
 TEST(off_by_one_load) {
   expect_caught({"heap-buffer-overflow", kUnseen},
-                [] { check_softmax_of<Bug::off_by_one_load>(1, 100); });
+                [] { check_softmax_of(Bug::off_by_one_load, 1, 100); });
 }
 TEST(off_by_one_store) {
-  expect_caught({"heap-buffer-overflow", "a race"}, check_softmax<Bug::off_by_one_store>);
+  expect_caught({"heap-buffer-overflow", "a race"}, [] { check_softmax(Bug::off_by_one_store); });
 }
 TEST(wrong_shuffle_mask) {
-  expect_caught({"shfl_xor", "shfl_xor"}, check_softmax<Bug::wrong_mask>);
+  expect_caught({"shfl_xor", "shfl_xor"}, [] { check_softmax(Bug::wrong_mask); });
 }
 TEST(early_exit) {
-  expect_caught({"exit", "exit"}, [] { check_softmax_of<Bug::early_exit>(1, 33); });
+  expect_caught({"exit", "exit"}, [] { check_softmax_of(Bug::early_exit, 1, 33); });
 }
 TEST(exit_before_shuffle) {
-  expect_caught({"exit", "exit"}, [] { check_softmax_of<Bug::exit_before_shuffle>(1, 33); });
+  expect_caught({"exit", "exit"}, [] { check_softmax_of(Bug::exit_before_shuffle, 1, 33); });
 }
 TEST(skipped_barrier) {
-  expect_caught({"syncthreads", "a race"}, check_softmax<Bug::skipped_barrier>);
+  expect_caught({"syncthreads", "a race"}, [] { check_softmax(Bug::skipped_barrier); });
 }
 TEST(barriers_at_two_places) {
-  expect_caught({"another thread waits", "another thread waits"}, check_softmax<Bug::two_places>);
+  expect_caught({"another thread waits", "another thread waits"},
+                [] { check_softmax(Bug::two_places); });
 }
 TEST(unwritten_output) {
   expect_caught({"softmax: element 37 is", "softmax: element 37 is"},
-                check_softmax<Bug::unwritten_output>);
+                [] { check_softmax(Bug::unwritten_output); });
 }
 TEST(unwritten_shared) {
-  expect_caught({"counts", "no thread has written"}, check_histogram<Bug::unwritten_shared>);
+  expect_caught({"counts", "no thread has written"},
+                [] { check_histogram(Bug::unwritten_shared); });
 }
-TEST(plain_add_shared) { expect_caught({kUnseen, "a race"}, check_histogram<Bug::plain_add>); }
+TEST(plain_add_shared) {
+  expect_caught({kUnseen, "a race"}, [] { check_histogram(Bug::plain_add); });
+}
 TEST(plain_add_global) {
-  expect_caught({kUnseen, "of another block"}, check_histogram<Bug::global_plain_add>);
+  expect_caught({kUnseen, "of another block"}, [] { check_histogram(Bug::global_plain_add); });
 }
 TEST(shared_index_static) {
   expect_caught({"out of bounds", "outside of what was launched"},
-                check_histogram<Bug::shared_index>);
+                [] { check_histogram(Bug::shared_index); });
 }
 TEST(shared_index_dynamic) {
   expect_caught({"use-after-poison", "outside of what was launched"},
-                check_histogram<Bug::dynamic_index>);
+                [] { check_histogram(Bug::dynamic_index); });
 }
 TEST(misaligned_vector) {
-  expect_caught({"not a multiple of 16", "not a multiple of 16"}, check_sum<Bug::misaligned>);
+  expect_caught({"not a multiple of 16", "not a multiple of 16"},
+                [] { check_sum(Bug::misaligned); });
 }
-TEST(shuffle_as_barrier) { expect_caught({kUnseen, "a race"}, check_sum<Bug::warp_order>); }
-TEST(missing_fence) { expect_caught({kUnseen, "of another block"}, check_sum<Bug::unfenced>); }
+TEST(shuffle_as_barrier) {
+  expect_caught({kUnseen, "a race"}, [] { check_sum(Bug::warp_order); });
+}
+TEST(missing_fence) {
+  expect_caught({kUnseen, "of another block"}, [] { check_sum(Bug::unfenced); });
+}
