@@ -13,7 +13,7 @@ namespace thrifty::test {
 // `count` elements that start as NaN (in every format all bits set), aligned for one element only.
 class Guarded {
  public:
-  Guarded() = default;
+  Guarded() : Guarded(Dtype::kFloat32, 0) {}
   Guarded(Dtype dtype, int64_t count)
       : dtype_(dtype), count_(count), bytes_(size_t(bytes() + 2 * kGuard)) {
     std::memset(bytes_.data(), kGuardByte, bytes_.size());
