@@ -20,6 +20,10 @@ PYPI_NVCC  = $(VENV)/lib/python3*/site-packages/nvidia/cu13/bin/nvcc
 NVCC       = $(firstword $(CUDACXX) $(shell command -v nvcc) \
                $(wildcard $(PYPI_NVCC) /usr/local/cuda/bin/nvcc))
 NO_CXX    := no C++ compiler found; install one (Debian: apt-get install g++) or set CXX.
+NO_PYTHON := $(PYTHON) is older than 3.10 or lacks its headers or venv \
+             (Debian: apt-get install python3-dev python3-venv).
+PYTHON_OK := import ensurepip, os, sys, sysconfig; assert sys.version_info >= (3, 10); \
+             assert os.path.exists(sysconfig.get_path("include") + "/Python.h")
 BUILT     := $(VENV)/.built-cuda-$(or $(THRIFTY_CUDA),AUTO)
 
 .PHONY: help build test bench lint wheel cuda-toolchain clean
@@ -33,6 +37,7 @@ help:
 
 $(VENV)/.requirements: requirements.txt
 	@test -n "$(CXX_FOUND)" || { echo "thrifty: $(NO_CXX)"; exit 1; }
+	@$(PYTHON) -c '$(PYTHON_OK)' 2>/dev/null || { echo "thrifty: $(NO_PYTHON)"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python cmake/torch_flavour.py requirements.txt $(TORCH_INDEX)
 	$(PIP) -r requirements.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))

@@ -69,6 +69,14 @@ def test_old_torch(tmp_path):
     assert "needs torch 2.10 or newer, found 2.9.1." in sentence(run)
 
 
+def test_no_python_headers(tmp_path):
+    python = script(tmp_path / "python3", "exit 1")
+    make = ["make", "test", f"PYTHON={python}", f"VENV={tmp_path / 'venv'}"]
+    run = subprocess.run(make, cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode != 0
+    assert run.stdout.startswith(f"thrifty: {python} is older than 3.10 or lacks its headers")
+
+
 def test_cuda_misspelled(tmp_path):
     assert "expected AUTO, ON or OFF, got yes" in sentence(
         configure(tmp_path, "-DTHRIFTY_CUDA=yes")
