@@ -60,27 +60,21 @@ inline void twin_store(int t, void* p, int64_t row_bytes) {
   }
 }
 
-inline float twin_widen(const uint8_t* p) {
-  uint16_t half;
-  std::memcpy(&half, p, 2);
-  const uint32_t bits = uint32_t(half) << 16;
-  float value;
-  std::memcpy(&value, &bits, 4);
-  return value;
-}
-
-// c[i][j] += a[i][2p] b[p][2j] + a[i][2p + 1] b[p][2j + 1]
+// c[i][j] += a[i][2p] b[p][2j] + a[i][2p + 1] b[p][2j + 1]: a lane of 32 bits holds a pair.
 inline void twin_dot(int c, int a, int b) {
   for (int i = 0; i < 16; ++i) {
-    for (int j = 0; j < 16; ++j) {
-      float sum;
-      std::memcpy(&sum, &twin_tiles[c].row[i][4 * j], 4);
-      for (int p = 0; p < 32; ++p) {
-        sum += twin_widen(&twin_tiles[a].row[i][2 * p]) *
-               twin_widen(&twin_tiles[b].row[p / 2][4 * j + 2 * (p % 2)]);
-      }
-      std::memcpy(&twin_tiles[c].row[i][4 * j], &sum, 4);
+    Vec<float> sum;
+    std::memcpy(&sum, twin_tiles[c].row[i], 64);
+    for (int p = 0; p < 16; ++p) {
+      uint32_t pair;
+      UVec<float> pairs;
+      std::memcpy(&pair, &twin_tiles[a].row[i][4 * p], 4);
+      std::memcpy(&pairs, twin_tiles[b].row[p], 64);
+      const UVec<float> both = UVec<float>{} + pair;
+      sum += Vec<float>(both << 16) * Vec<float>(pairs << 16);
+      sum += Vec<float>(both & 0xffff0000) * Vec<float>(pairs & 0xffff0000);
     }
+    std::memcpy(twin_tiles[c].row[i], &sum, 64);
   }
 }
 
