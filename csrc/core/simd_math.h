@@ -15,13 +15,15 @@ THRIFTY_INLINE Vec<T> clamp(Vec<T> x, T low, T high) {
 }
 
 // e^x = 2^n e^t with n = round(x log2 e) and |t| <= log(2) / 2, split as in Cody and Waite (1980);
-// Taylor to t^6 leaves 1.3e-7. Arguments beyond [-87, 88] saturate.
+// Taylor to t^6 leaves 1.3e-7. Beyond [-87, 88] the result is 0 or infinity, so that 1 / (1 + e^x)
+// and y e^-x end where they should.
 THRIFTY_INLINE Vec<float> exp(Vec<float> x) {
-  x = clamp(x, -87.0f, 88.0f);
+  constexpr float kLow = -87, kHigh = 88;
+  const Vec<float> bounded = clamp(x, kLow, kHigh);
   const Vec<float> shifter = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
-  const Vec<float> shifted = x * 1.44269504f + shifter;
+  const Vec<float> shifted = bounded * 1.44269504f + shifter;
   const Vec<float> n = shifted - shifter;
-  Vec<float> t = x - n * 0.693359375f;
+  Vec<float> t = bounded - n * 0.693359375f;
   t = t + n * 2.12194440e-4f;
   Vec<float> e = splat(1.0f / 720);
   e = e * t + 1.0f / 120;
@@ -30,8 +32,9 @@ THRIFTY_INLINE Vec<float> exp(Vec<float> x) {
   e = e * t + 0.5f;
   e = e * t + 1.0f;
   e = e * t + 1.0f;
-  const UVec<float> power = (UVec<float>(shifted) - UVec<float>(shifter) + 127) << 23;
-  return e * Vec<float>(power);
+  e *= Vec<float>((UVec<float>(shifted) - UVec<float>(shifter) + 127) << 23);
+  e = x < kLow ? Vec<float>{} : e;
+  return x > kHigh ? splat(__builtin_inff()) : e;
 }
 
 THRIFTY_INLINE Vec<double> exp(Vec<double> x) {
