@@ -26,13 +26,15 @@ PYTHON_OK := import ensurepip, os, sys, sysconfig; assert sys.version_info >= (3
              assert os.path.exists(sysconfig.get_path("include") + "/Python.h")
 BUILT     := $(VENV)/.built-cuda-$(or $(THRIFTY_CUDA),AUTO)
 
-.PHONY: help build test bench lint wheel cuda-toolchain clean
+.PHONY: help build test bench lint wheel cuda-toolchain gpu-build gpu clean
 help:
 	@echo "make test            build, run the C++ tests and the Python tests"
 	@echo "make bench           build, run the benchmarks (BENCH='ensemble --full' for more)"
 	@echo "make lint            ruff, clang-format, mypy"
 	@echo "make wheel           a wheel in dist/"
 	@echo "make cuda-toolchain  nvcc 13.0 from PyPI into $(VENV), no system CUDA needed"
+	@echo "make gpu-build       the native files that 'make gpu' takes to a GPU machine, in $(GPU_FILES)"
+	@echo "make gpu             tests, sanitizer and benches on this machine's GPU (GPU='--only tests')"
 	@echo "make clean           remove builds ($(VENV) stays)"
 
 $(VENV)/.requirements: requirements.txt
@@ -93,6 +95,22 @@ cuda-toolchain: $(VENV)/.requirements
 	$(PIP) "cuda-toolkit[nvcc,cudart,crt,nvvm,cccl]==13.0.*"
 	@rm -f $(VENV)/.built-cuda-*
 	@$(PYPI_NVCC) --version | tail -2
+
+# The op libraries serve every torch from 2.10 on and every Python: build where nvcc is, carry
+# $(GPU_FILES) along, run where the GPU is. `make gpu` uses that machine's own Python and torch.
+GPU_FILES := build/gpu
+gpu-build: $(VENV)/.requirements $(CUTLASS)
+	$(RUN) cmake -S . -B build/gpu-cmake -G Ninja -Wno-dev -DCMAKE_BUILD_TYPE=Release \
+	  -DPython_EXECUTABLE=$(abspath $(BIN)/python) -DTHRIFTY_CUDA=ON -DTHRIFTY_TESTS=ON \
+	  -DTHRIFTY_GPU_TESTS=ON -DCMAKE_PREFIX_PATH=$$($(BIN)/python -m pybind11 --cmakedir)
+	$(RUN) cmake --build build/gpu-cmake \
+	  --target thrifty_ops_cpu thrifty_ops_cuda _native hostcuda_device
+	mkdir -p $(GPU_FILES)
+	find build/gpu-cmake -name 'libthrifty_ops_*.so' -o -name '_native*.so' \
+	  -o -name hostcuda_device -type f | xargs -I{} cp {} $(GPU_FILES)
+
+gpu:
+	$(PYTHON) tests/gpu/run.py $(if $(wildcard $(GPU_FILES)/*.so),--libraries $(GPU_FILES)) $(GPU)
 
 clean:
 	rm -rf build dist $(VENV)/.built-cuda-*

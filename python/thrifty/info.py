@@ -21,7 +21,8 @@ def info() -> dict[str, Any]:
           best that the processor has, or that the environment variable THRIFTY_ISA allows;
         - `torch`: its version, or None where it is not installed;
         - `threads`: how many the torch ops use (`torch.set_num_threads`);
-        - `numpy_threads`: how many `thrifty.numpy` uses (`thrifty.numpy.set_num_threads`);
+        - `numpy_threads`: how many `thrifty.numpy` uses (`thrifty.numpy.set_num_threads`), or
+          None where this Python has no `thrifty._native`;
         - `cuda`: {"built": the CUDA kernels are part of this build, "loaded": they are in use,
           "torch": the CUDA version of torch or None, "devices": names of the GPUs};
         - `python`: its version.
@@ -35,14 +36,17 @@ def info() -> dict[str, Any]:
         >>> thrifty.info()["isa"] in ("baseline", "avx2", "avx512", "amx")
         True
     """
-    from thrifty import _native
+    try:
+        from thrifty import _native
+    except ImportError:  # prebuilt op libraries serve every Python, this module one of them
+        _native = None
 
     found: dict[str, Any] = {
         "version": __version__,
-        "isa": _native.cpu_isa(),
+        "isa": _native and _native.cpu_isa(),
         "torch": None,
         "threads": None,
-        "numpy_threads": _native.get_num_threads(),
+        "numpy_threads": _native and _native.get_num_threads(),
         "cuda": {"built": None, "loaded": False, "torch": None, "devices": []},
         "python": sys.version.split()[0],
     }
@@ -58,6 +62,7 @@ def _torch_info() -> dict[str, Any]:
 
     devices = range(torch.cuda.device_count())
     return {
+        "isa": torch.ops.thrifty.cpu_isa(),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "cuda": {
