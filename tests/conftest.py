@@ -33,12 +33,14 @@ def _seeded() -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """`case` and `typed_case`, (case, dtype), run over the table of the class's op."""
+    """`case`, `trained_case` and `typed_case`, (case, dtype), run over the class's op's table."""
     if metafunc.cls is None or not issubclass(metafunc.cls, OpContract):
         return
     cases = cases_of(metafunc.cls.op)
-    if "case" in metafunc.fixturenames:
-        metafunc.parametrize("case", cases, ids=lambda case: case.name)
+    trained = [case for case in cases if case.grad and torch.float64 in case.dtypes]
+    for name, listed in (("case", cases), ("trained_case", trained)):
+        if name in metafunc.fixturenames:
+            metafunc.parametrize(name, listed, ids=lambda case: case.name)
     if "typed_case" in metafunc.fixturenames:
         typed = [(case, dtype) for case in cases for dtype in case.dtypes]
         ids = [f"{case.name}-{str(dtype).removeprefix('torch.')}" for case, dtype in typed]

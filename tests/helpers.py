@@ -1,8 +1,9 @@
 """What every op has to pass, driven by its table of OpCases.
 
 A family writes `class TestContract(OpContract): op = "its_op"` and gets the comparison with the
-float64 oracle in each dtype, memory layouts, opcheck, gradcheck, compilation, bit-equality over
-thread counts; the functions below it serve the tests that are a family's own.
+float64 oracle in each dtype, memory layouts, opcheck, compilation, bit-equality over thread counts;
+with TrainedOpContract also gradcheck, each gradient alone, and the refused second derivative. The
+functions before them serve the tests that are a family's own.
 """
 
 import re
@@ -16,7 +17,7 @@ import torch._dynamo
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from thrifty.reference.cases import Call, Make, OpCase, all_cases, check, map_tensors, run, tensors
+from thrifty.reference.cases import Call, OpCase, all_cases, check, map_tensors, run, tensors
 
 
 def cases_of(op: str) -> list[OpCase]:
@@ -200,37 +201,6 @@ class OpContract:
             op, args, kwargs = calls[0]
             torch.library.opcheck(op, with_grad(args), kwargs)
 
-    def test_gradcheck(self, case: OpCase) -> None:
-        """Every differentiable argument together, against finite differences in float64."""
-        call = self._trained(case, torch.float64)
-        names = [name for name in case.grad if call.get(name) is not None]
-        leaves = [call[name].requires_grad_() for name in names]
-
-        def function(*values: Tensor) -> Any:
-            return case.function(**{**call, **dict(zip(names, values, strict=True))})
-
-        # One random direction: that each entry is right, the float64 oracle has shown.
-        assert torch.autograd.gradcheck(function, leaves, fast_mode=True)
-
-    def test_each_gradient_alone(self, case: OpCase, device: str) -> None:
-        """One argument that requires grad gets the gradient that it gets among all of them."""
-        call = self._trained(case, torch.float64, device)
-        together = run(case.function, call, case.grad, torch.float64)
-        for what, expected in together.items():
-            if what.startswith("grad "):
-                alone = run(case.function, call, (what.removeprefix("grad "),), torch.float64)
-                # Which products are needed, and so the order of sums, depends on what is asked.
-                torch.testing.assert_close(alone[what], expected, rtol=1e-12, atol=1e-12)
-
-    def test_second_derivative_is_refused(self, case: OpCase, device: str) -> None:
-        call = self._trained(case, torch.float64, device)
-        name = case.grad[0]
-        leaf = call[name].requires_grad_()
-        (out, *_) = tensors(case.function(**call))
-        (grad,) = torch.autograd.grad(out.sum(), leaf, create_graph=True)
-        with pytest.raises(NotImplementedError, match=f"^{case.op}: second derivatives"):
-            grad.sum().backward()
-
     def test_compiles(self, case: OpCase, device: str) -> None:
         """One graph, and eager's bits, forward and backward."""
         dtype = case.dtypes[-1]
@@ -247,10 +217,40 @@ class OpContract:
                 results.append(run(case.function, case.call("cpu", dtype), case.grad, dtype))
         assert_bitwise(*results)
 
-    def _trained(self, case: OpCase, dtype: torch.dtype, device: str = "cpu") -> Call:
-        """The case's arguments, where there is a gradient in this dtype."""
-        if not case.grad:
-            pytest.skip("inference only")
-        if dtype not in case.dtypes:
-            pytest.skip(f"not in {dtype}")
-        return case.build(Make(device, dtype))
+
+class TrainedOpContract(OpContract):
+    """The same and the gradients, for an op that has them: each case with float64 and `grad`."""
+
+    def test_gradcheck(self, trained_case: OpCase) -> None:
+        """Every differentiable argument together, against finite differences in float64."""
+        case = trained_case
+        call = case.call("cpu", torch.float64)
+        names = [name for name in case.grad if call.get(name) is not None]
+        leaves = [call[name].requires_grad_() for name in names]
+
+        def function(*values: Tensor) -> Any:
+            return case.function(**{**call, **dict(zip(names, values, strict=True))})
+
+        # One random direction: that each entry is right, the float64 oracle has shown.
+        assert torch.autograd.gradcheck(function, leaves, fast_mode=True)
+
+    def test_each_gradient_alone(self, trained_case: OpCase, device: str) -> None:
+        """One argument that requires grad gets the gradient that it gets among all of them."""
+        case = trained_case
+        call = case.call(device, torch.float64)
+        together = run(case.function, call, case.grad, torch.float64)
+        for what, expected in together.items():
+            if what.startswith("grad "):
+                alone = run(case.function, call, (what.removeprefix("grad "),), torch.float64)
+                # Which products are needed, and so the order of sums, depends on what is asked.
+                torch.testing.assert_close(alone[what], expected, rtol=1e-12, atol=1e-12)
+
+    def test_second_derivative_is_refused(self, trained_case: OpCase, device: str) -> None:
+        case = trained_case
+        call = case.call(device, torch.float64)
+        name = case.grad[0]
+        leaf = call[name].requires_grad_()
+        (out, *_) = tensors(case.function(**call))
+        (grad,) = torch.autograd.grad(out.sum(), leaf, create_graph=True)
+        with pytest.raises(NotImplementedError, match=f"^{case.op}: second derivatives"):
+            grad.sum().backward()

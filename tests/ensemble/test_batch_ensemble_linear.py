@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from helpers import OpContract, assert_bitwise, assert_rejects
+from helpers import TrainedOpContract, assert_bitwise, assert_rejects
 from thrifty import batch_ensemble_linear
 from thrifty.reference import ensemble as reference
 from thrifty.reference.cases import Make, OpCase, check, run
@@ -13,7 +13,7 @@ from thrifty.reference.ensemble_cases import GRAD_TOLERANCE, TOLERANCE, VECTORS,
 GRADS = ("x", "weight", *VECTORS)
 
 
-class TestContract(OpContract):
+class TestContract(TrainedOpContract):
     op = "batch_ensemble_linear"
 
 
