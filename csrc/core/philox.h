@@ -6,9 +6,9 @@
 #include <cstdint>
 
 #if defined(__CUDACC__)
-#define THRIFTY_HOST_DEVICE __host__ __device__
+#define THRIFTY_ANY_SIDE __host__ __device__
 #else
-#define THRIFTY_HOST_DEVICE
+#define THRIFTY_ANY_SIDE
 #endif
 
 namespace thrifty {
@@ -21,7 +21,7 @@ struct Philox4 {
   uint32_t word[4];
 };
 
-THRIFTY_HOST_DEVICE inline Philox4 philox(uint64_t key, Philox4 counter) {
+THRIFTY_ANY_SIDE inline Philox4 philox(uint64_t key, Philox4 counter) {
   uint32_t k0 = uint32_t(key), k1 = uint32_t(key >> 32);
   for (int round = 0; round < kPhiloxRounds; ++round) {
     const uint64_t p0 = uint64_t(kPhiloxMul0) * counter.word[0];
@@ -42,12 +42,12 @@ struct DropoutPlace {
   int word;
 };
 
-THRIFTY_HOST_DEVICE inline DropoutPlace dropout_place(int64_t column) {
+THRIFTY_ANY_SIDE inline DropoutPlace dropout_place(int64_t column) {
   return {uint32_t(column / 64 * 16 + column % 16), int(column / 16 % 4)};
 }
 
-THRIFTY_HOST_DEVICE inline uint32_t dropout_word(uint64_t seed, uint64_t offset, uint32_t row,
-                                                 int64_t column) {
+THRIFTY_ANY_SIDE inline uint32_t dropout_word(uint64_t seed, uint64_t offset, uint32_t row,
+                                              int64_t column) {
   const DropoutPlace place = dropout_place(column);
   return philox(seed, {{place.counter, row, uint32_t(offset), uint32_t(offset >> 32)}})
       .word[place.word];
@@ -63,7 +63,7 @@ struct Dropout {
   Dropout() = default;
   Dropout(double p, uint64_t seed, uint64_t offset)
       : seed(seed), offset(offset), threshold(uint32_t(p * 4294967296.0)), scale(1 / (1 - p)) {}
-  THRIFTY_HOST_DEVICE bool enabled() const { return threshold != 0; }
+  THRIFTY_ANY_SIDE bool enabled() const { return threshold != 0; }
 };
 
 }  // namespace thrifty

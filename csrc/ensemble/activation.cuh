@@ -1,0 +1,76 @@
+// Activations of the layers and their derivatives, as in rows_isa.cpp. NaN goes through: relu
+// compares so that it does.
+#pragma once
+
+#include "core/cuda/math.cuh"
+#include "ensemble/rows.h"
+
+namespace thrifty::ensemble::cuda {
+
+using namespace thrifty::cuda;
+
+template <class A>
+THRIFTY_DEVICE A exponential(A x) {
+  if constexpr (sizeof(A) == 4) {
+    return expf(x);
+  } else {
+    return exp(x);
+  }
+}
+
+template <class A>
+THRIFTY_DEVICE A sigmoid(A y) {
+  return A(1) / (A(1) + exponential(-y));
+}
+
+// Phi, the distribution function of the standard normal.
+template <class A>
+THRIFTY_DEVICE A normal_cdf(A y) {
+  const A scaled = y * A(0.70710678118654752);
+  if constexpr (sizeof(A) == 4) {
+    return A(0.5) * (A(1) + erff(scaled));
+  } else {
+    return A(0.5) * (A(1) + erf(scaled));
+  }
+}
+
+// tanh(c (y + 0.044715 y^3)) with c = sqrt(2 / pi)
+template <class A>
+THRIFTY_DEVICE A gelu_tanh_inner(A y) {
+  const A u = A(0.79788456080286536) * (y + A(0.044715) * y * y * y);
+  return A(1) - A(2) / (A(1) + exponential(A(2) * u));
+}
+
+template <class A>
+THRIFTY_DEVICE A activation_value(Activation activation, A y) {
+  switch (activation) {
+    case Activation::kRelu: return y < A(0) ? A(0) : y;
+    case Activation::kSilu: return y * sigmoid(y);
+    case Activation::kGelu: return y * normal_cdf(y);
+    case Activation::kGeluTanh: return A(0.5) * y * (A(1) + gelu_tanh_inner(y));
+    default: return y;
+  }
+}
+
+template <class A>
+THRIFTY_DEVICE A activation_slope(Activation activation, A y) {
+  switch (activation) {
+    case Activation::kRelu: return y <= A(0) ? A(0) : A(1);
+    case Activation::kSilu: {
+      const A p = sigmoid(y);
+      return p * (A(1) + y * (A(1) - p));
+    }
+    case Activation::kGelu: {
+      const A density = exponential(A(-0.5) * y * y) * A(0.39894228040143268);
+      return normal_cdf(y) + y * density;
+    }
+    case Activation::kGeluTanh: {
+      const A t = gelu_tanh_inner(y);
+      const A du = A(0.79788456080286536) * (A(1) + A(0.134145) * y * y);
+      return A(0.5) * (A(1) + t) + A(0.5) * y * (A(1) - t * t) * du;
+    }
+    default: return A(1);
+  }
+}
+
+}  // namespace thrifty::ensemble::cuda

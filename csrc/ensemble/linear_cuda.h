@@ -1,0 +1,31 @@
+// The layers on CUDA: the same Layer as on the CPU (linear.h), its pointers on the device.
+//
+// Nothing here synchronises, allocates or reads device memory, so calls may be captured in a CUDA
+// graph. Everything is deterministic.
+#pragma once
+
+#include <driver_types.h>
+
+#include "ensemble/linear.h"
+
+namespace thrifty::ensemble::cuda {
+
+// What went wrong with which kernel, if anything.
+struct Status {
+  cudaError_t error = cudaSuccess;
+  const char* kernel = "";
+
+  bool ok() const { return error == cudaSuccess; }
+};
+
+// Kernels count rows of a member, columns and members in 32 bits: std::invalid_argument beyond.
+void check_counts(const std::string& op, const Layer& layer);
+
+// As ensemble::linear_fwd and linear_bwd. `scratch`: so many bytes as linear_bwd_scratch says,
+// on 16.
+Status linear_fwd(const Layer& layer, void* out, void* z, cudaStream_t stream);
+int64_t linear_bwd_scratch(const Layer& layer, const LayerGrads& grads);
+Status linear_bwd(const Layer& layer, const void* grad, const void* z, const LayerGrads& grads,
+                  void* scratch, cudaStream_t stream);
+
+}  // namespace thrifty::ensemble::cuda
