@@ -73,23 +73,23 @@ inline uint32_t vote(const char* name, bool predicate, uint32_t mask, const Site
 }
 }  // namespace host
 
-inline uint32_t ballot(bool predicate, uint32_t mask = 0xffffffffu,
-                       host::Site site = host::Site::current()) {
-  return host::vote("ballot", predicate, mask, site);
+inline uint32_t warp_ballot(bool predicate, uint32_t mask = 0xffffffffu,
+                            host::Site site = host::Site::current()) {
+  return host::vote("warp_ballot", predicate, mask, site);
 }
-inline bool any(bool predicate, uint32_t mask = 0xffffffffu,
-                host::Site site = host::Site::current()) {
-  return host::vote("any", predicate, mask, site) != 0;
+inline bool warp_any(bool predicate, uint32_t mask = 0xffffffffu,
+                     host::Site site = host::Site::current()) {
+  return host::vote("warp_any", predicate, mask, site) != 0;
 }
-inline bool all(bool predicate, uint32_t mask = 0xffffffffu,
-                host::Site site = host::Site::current()) {
-  return host::vote("all", predicate, mask, site) == mask;
+inline bool warp_all(bool predicate, uint32_t mask = 0xffffffffu,
+                     host::Site site = host::Site::current()) {
+  return host::vote("warp_all", predicate, mask, site) == mask;
 }
 template <class T>
-uint32_t match_any(T value, uint32_t mask = 0xffffffffu, host::Site site = host::Site::current()) {
-  static_assert(sizeof(T) == 4 || sizeof(T) == 8, "match_any: 32 or 64 bits");
+uint32_t warp_match(T value, uint32_t mask = 0xffffffffu, host::Site site = host::Site::current()) {
+  static_assert(sizeof(T) == 4 || sizeof(T) == 8, "warp_match: 32 or 64 bits");
   return host::warp_collective<uint32_t>(
-      host::WarpOp{"match_any"}, mask, value, site, [](int lane, auto in) {
+      host::WarpOp{"warp_match"}, mask, value, site, [](int lane, auto in) {
         uint32_t bits = 0;
         for (int other = 0; other < 32; ++other)
           if (in(other) && std::memcmp(in(other), in(lane), sizeof(T)) == 0) bits |= 1u << other;

@@ -32,18 +32,18 @@ THRIFTY_DEVICE T shfl_up(T value, int delta, uint32_t mask = kFullMask, int widt
   return __shfl_up_sync(mask, value, unsigned(delta), width);
 }
 
-THRIFTY_DEVICE uint32_t ballot(bool predicate, uint32_t mask = kFullMask) {
+THRIFTY_DEVICE uint32_t warp_ballot(bool predicate, uint32_t mask = kFullMask) {
   return __ballot_sync(mask, predicate);
 }
-THRIFTY_DEVICE bool any(bool predicate, uint32_t mask = kFullMask) {
+THRIFTY_DEVICE bool warp_any(bool predicate, uint32_t mask = kFullMask) {
   return __any_sync(mask, predicate);
 }
-THRIFTY_DEVICE bool all(bool predicate, uint32_t mask = kFullMask) {
+THRIFTY_DEVICE bool warp_all(bool predicate, uint32_t mask = kFullMask) {
   return __all_sync(mask, predicate);
 }
 // The lanes of mask whose value has the caller's bits.
 template <class T>
-THRIFTY_DEVICE uint32_t match_any(T value, uint32_t mask = kFullMask) {
+THRIFTY_DEVICE uint32_t warp_match(T value, uint32_t mask = kFullMask) {
   return __match_any_sync(mask, value);
 }
 

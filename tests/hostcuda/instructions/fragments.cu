@@ -13,11 +13,12 @@ using namespace thrifty::cuda::testing;
 
 namespace {
 
-// D (16 x 8) = C + A (16 x 16) B (16 x 8); every fragment element is put where the PTX manual has it.
+// D (16 x 8) = C + A (16 x 16) B (16 x 8); every fragment element is put where the PTX manual has
+// it.
 template <class T>
-__global__ void __launch_bounds__(32) single_mma(const T* __restrict__ a, const T* __restrict__ b,
-                                                 const float* __restrict__ c,
-                                                 float* __restrict__ out) {
+__global__ void __launch_bounds__(32)
+    single_mma(const T* __restrict__ a, const T* __restrict__ b, const float* __restrict__ c,
+               float* __restrict__ out) {
   const int lane = lane_index(), group = lane / 4, pair = lane % 4 * 2;
   uint32_t fa[4], fb[2];
   for (int i = 0; i < 4; ++i) {
@@ -59,8 +60,8 @@ void check_mma(unsigned seed) {
 
 // Copies 32 rows of 8 elements by copies of kBytes, then loads kCount matrices of 8 rows each.
 template <int kCount, bool kTrans, int kBytes>
-__global__ void __launch_bounds__(32) copy_and_load(const uint16_t* __restrict__ in,
-                                                    uint32_t* __restrict__ out, int valid_rows) {
+__global__ void __launch_bounds__(32)
+    copy_and_load(const uint16_t* __restrict__ in, uint32_t* __restrict__ out, int valid_rows) {
   THRIFTY_SHARED(uint16_t, tile, [32][8]);
   const int lane = lane_index();
   constexpr int kStep = kBytes / 2;
@@ -104,7 +105,8 @@ void check_ldmatrix() {
 }
 
 // Groups of copies come home in order: after wait<1> the older of two groups is there.
-__global__ void __launch_bounds__(32) two_groups(const float* __restrict__ in, float* __restrict__ out) {
+__global__ void __launch_bounds__(32)
+    two_groups(const float* __restrict__ in, float* __restrict__ out) {
   THRIFTY_SHARED(float, stage, [2][32]);
   const int lane = lane_index();
   cp_async<4>(&stage[0][lane], in + lane);
@@ -118,8 +120,8 @@ __global__ void __launch_bounds__(32) two_groups(const float* __restrict__ in, f
 }
 
 template <class T>
-__global__ void __launch_bounds__(32) convert(const float* __restrict__ in, T* __restrict__ out,
-                                              float* __restrict__ back) {
+__global__ void __launch_bounds__(32)
+    convert(const float* __restrict__ in, T* __restrict__ out, float* __restrict__ back) {
   const int lane = lane_index();
   const auto v = load_vec_readonly<4>(in + lane * 4);
   Vec<uint32_t, 2> packed{pack2_from_float<T>(v[0], v[1]),

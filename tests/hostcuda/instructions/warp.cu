@@ -1,5 +1,5 @@
-// Shuffles, votes, matches and barriers with partial masks, segments and partial warps, against plain
-// loops over lanes.
+// Shuffles, votes, matches and barriers with partial masks, segments and partial warps, against
+// plain loops over lanes.
 #include "core/cuda/warp.cuh"
 
 #include "core/cuda/atomic.cuh"
@@ -30,17 +30,17 @@ __global__ void warp_operations(const int* __restrict__ in, int* __restrict__ ou
   put(shfl_xor(v, 1, mask, 2));
   put(shfl_down(v, 3, mask, 8));
   put(shfl_up(v, 2, mask, 8));
-  put(int(ballot(v > 4, mask)));
-  put(any(v == 7, mask) * 2 + all(v < 9, mask));
-  put(int(match_any(v, mask)));
+  put(int(warp_ballot(v > 4, mask)));
+  put(warp_any(v == 7, mask) * 2 + warp_all(v < 9, mask));
+  put(int(warp_match(v, mask)));
   const uint32_t half = (lane < 4 ? 0xfu : ~0xfu) & mask;
   if (lane < 4)
     put(shfl_xor(v, 3, half));
   else
-    put(popcount(ballot(v & 1, half)));
+    put(popcount(warp_ballot(v & 1, half)));
   syncwarp(half);
-  put(syncthreads_count(v > 4));
-  put(syncthreads_or(v == 8) * 2 + syncthreads_and(v >= 0));
+  put(block_count(v > 4));
+  put(block_any(v == 8) * 2 + block_all(v >= 0));
   put(popcount(uint32_t(v)) + find_first_set(uint32_t(v)) * 100 +
       count_leading_zeros(uint32_t(v)) * 10000);
 }
@@ -98,8 +98,8 @@ void check_operations(int threads) {
 }
 
 // Warps 0 and 1 produce, warps 2 and 3 consume, through two named barriers.
-__global__ void __launch_bounds__(128) hand_over(const int* __restrict__ in, int* __restrict__ out,
-                                                 int rounds) {
+__global__ void __launch_bounds__(128)
+    hand_over(const int* __restrict__ in, int* __restrict__ out, int rounds) {
   THRIFTY_SHARED(int, slot, [64]);
   const int t = int(threadIdx.x) % 64;
   for (int round = 0; round < rounds; ++round) {
@@ -134,14 +134,6 @@ __global__ void __launch_bounds__(96) atomics(int* __restrict__ out, float* __re
   if (t < 4) atomic_add(&out[t], word[t]);
 }
 
-// What a lane outside the mask holds is undefined.
-__global__ void __launch_bounds__(32) outside_mask(float* out) {
-  const int lane = lane_index();
-  float v = 1.0f;
-  if (lane < 16) v = shfl(2.0f, lane + 16, 0xffffu);
-  out[lane] = v;
-}
-
 }  // namespace
 
 TEST(warp_operations_full) { check_operations(64); }
@@ -174,6 +166,14 @@ TEST(atomic_operations) {
 }
 
 #if defined(THRIFTY_HOST_CUDA)
+// What a lane outside the mask holds is undefined.
+__global__ void __launch_bounds__(32) outside_mask(float* out) {
+  const int lane = lane_index();
+  float v = 1.0f;
+  if (lane < 16) v = shfl(2.0f, lane + 16, 0xffffu);
+  out[lane] = v;
+}
+
 TEST(shuffle_from_outside_the_mask_is_poison) {
   Buffer<float> out(32);
   expect_ok(launch(outside_mask, 1, 32, 0, nullptr, out.data()));
