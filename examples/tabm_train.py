@@ -24,7 +24,7 @@ import torch
 from tabm_data import TABLES, Table
 from tabm_model import TabMRegressor
 
-QUICK = {"dataset": "bikeshare", "seeds": 1, "epochs": 12, "k": 8, "d_block": 96, "patience": 12}
+QUICK = {"dataset": "bikeshare", "seeds": 1, "epochs": 30, "k": 8, "d_block": 96, "patience": 12}
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -173,15 +173,16 @@ def plot(table: Table, results: list[dict[str, Any]], path: Path) -> None:
     left.set_ylim(min(map(min, curves)) * 0.97, max(np.quantile(c, 0.9) for c in curves) * 1.03)
     left.set(xlabel="epoch", ylabel=f"validation RMSE [{table.unit}]", title=table.target)
     left.legend()
-    lines = summary(results)
-    means = [statistics.mean(errors) for _, errors, _ in lines]
-    positions = np.arange(len(lines))[::-1]
-    right.barh(positions, means, color="0.85")
-    for position, (_, errors, _) in zip(positions, lines, strict=True):
-        right.plot(errors, [position] * len(errors), "k.")
-    right.set_yticks(positions, [label.strip() for label, _, _ in lines])
-    right.set_xlim(min(min(e) for _, e, _ in lines) * 0.9, max(max(e) for _, e, _ in lines) * 1.02)
-    right.set(xlabel=f"test RMSE [{table.unit}], one dot a seed", title=table.name)
+    lines = summary(results)[::-1]
+    for position, (_, errors, _) in enumerate(lines):
+        right.plot(errors, [position] * len(errors), "o", color="0.6")
+        right.plot(statistics.mean(errors), position, "k|", markersize=22, markeredgewidth=2)
+    right.set_yticks(range(len(lines)), [label.strip() for label, _, _ in lines])
+    right.set_ylim(-0.6, len(lines) - 0.4)
+    right.grid(axis="x", color="0.9")
+    right.set(
+        xlabel=f"test RMSE [{table.unit}]; a dot is a seed, the bar their mean", title=table.name
+    )
     figure.savefig(path, dpi=130)
 
 

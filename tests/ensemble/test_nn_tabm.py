@@ -199,6 +199,15 @@ def test_dropout_follows_the_seed_and_has_the_right_rate(arch):
     assert torch.equal(ours.eval()(*inputs), ours(*inputs))
 
 
+@pytest.mark.parametrize("arch", ARCHS)
+def test_dropout_in_training_mode_acts_without_gradients_too(arch):
+    """Monte Carlo dropout."""
+    _, ours = pair(arch, torch.float32, dropout=0.3)
+    with torch.no_grad():
+        outs = [ours(*batch(9, torch.float32)) for _ in range(2)]
+    assert not torch.equal(*outs)
+
+
 def test_dropout_masks_differ_between_layers_and_calls():
     backbone = pair("tabm", torch.float32, dropout=0.5, activation="Identity", d_block=64)[
         1

@@ -61,7 +61,7 @@ def test_an_epoch_ends_where_the_package_s_ends(arch):
 
 def test_a_short_run_beats_its_mean_member_and_the_mlp(tmp_path):
     pytest.importorskip("matplotlib")
-    options = ["--seeds", "1", "--epochs", "15", "--k", "8", "--d-block", "96"]
+    options = ["--seeds", "1", "--epochs", "40", "--k", "8", "--d-block", "96"]
     figure, numbers = tmp_path / "curves.png", tmp_path / "run.json"
     tabm, mlp = train(*options, "--plot", str(figure), "--json", str(numbers))
     assert tabm["ensemble"] < tabm["mean_member"]
