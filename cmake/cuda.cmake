@@ -85,10 +85,6 @@ endif()
 enable_language(CUDA)
 thrifty_say("CUDA kernels by nvcc ${nvcc_version} for ${THRIFTY_CUDA_ARCHS}.")
 
-if(NOT kernels)
-  return()
-endif()
-
 # --- kernels ------------------------------------------------------------------------------------
 # NDEBUG whatever the build type: CUTLASS's asserts make nvcc serialise wgmma (warning C7510). -v
 # reports what each kernel uses; the launcher keeps that report beside the object for
