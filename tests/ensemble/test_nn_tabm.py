@@ -230,6 +230,16 @@ def test_dropout_masks_differ_between_layers_and_calls():
 
 
 @pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("grad", [True, False])
+def test_shapes_on_the_meta_device(arch, grad):
+    ours = tnn.TabM.make(**arguments(arch, cat_cardinalities=None)).to("meta")
+    with torch.set_grad_enabled(grad):
+        out = ours(torch.empty(7, 4, device="meta"))
+    assert out.shape == (7, 5, 2)
+    assert out.device.type == "meta"
+
+
+@pytest.mark.parametrize("arch", ARCHS)
 def test_state_dicts_load_both_ways_and_copies_work(arch):
     package, ours = pair(arch)
     package.load_state_dict(randomise_(ours, seed=8).state_dict())

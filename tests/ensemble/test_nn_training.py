@@ -11,7 +11,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 
-for needed in ("tqdm", "ISLP"):
+for needed in ("tqdm", "ISLP", "tabm_train"):
     if importlib.util.find_spec(needed) is None:
         pytest.skip(f"{needed} is missing: examples/requirements.txt", allow_module_level=True)
 

@@ -107,9 +107,9 @@ def run_modules(x: Tensor, blocks: Iterable[nn.Module], k: int, scale: Tensor | 
 
 def run_blocks(x: Tensor, blocks: list[Block], k: int) -> Tensor:
     """Run the blocks with one op each. x is (B, d) or (B, k, d), the result (B, k, d_block)."""
-    dtype = autocast_dtype(x, blocks[0].weight) or blocks[0].weight.dtype
-    if torch.is_autocast_enabled(x.device.type):
-        x = x.to(dtype)
+    cast = autocast_dtype(x, blocks[0].weight)
+    dtype = cast or blocks[0].weight.dtype
+    x = x if cast is None else x.to(cast)
     # One draw per forward: all masks follow from torch.manual_seed and cost one small kernel.
     seeds: Tensor | None = None
     if any(block.dropout > 0 for block in blocks):
