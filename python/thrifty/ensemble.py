@@ -193,8 +193,8 @@ def batch_ensemble_mlp(
         head_bias: (k, d_out) or None.
         reduce: over members, after the head: "none", "mean" (regression), or "softmax_mean", the
             mean of the members' class probabilities. Without a head only "none".
-        packed: `pack_weight(weight[i])` for each layer, saves that step in every call. They must be
-            packed again when a weight changes.
+        packed: `pack_weight(weight[i])` for each layer, saves that step in every call on the CPU;
+            other devices do not read it. To be packed again when a weight changes.
 
     Returns:
         (B, k, out) of the last layer without a head; with one, (B, k, d_out), or (B, d_out) when

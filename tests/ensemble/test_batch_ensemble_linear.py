@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from helpers import TrainedOpContract, assert_bitwise, assert_rejects
+from helpers import Recorder, TrainedOpContract, assert_bitwise, assert_rejects
 from thrifty import batch_ensemble_linear
 from thrifty.reference import ensemble as reference
 from thrifty.reference.cases import Make, OpCase, check, run
@@ -142,6 +142,15 @@ def test_z_is_saved_only_where_backward_reads_it(
     for name in trained:
         call[name].requires_grad_()
     assert saved_bytes(**call) == (2 * 5 * 3 * 6 if saves else 0)
+
+
+@pytest.mark.parametrize("trained", [(), *((name,) for name in GRADS), ("x", "s"), GRADS], ids=str)
+def test_backward_is_asked_for_wanted_gradients_alone(trained: tuple) -> None:
+    """`needs`, the last argument of the native backward op, has a bit per tensor."""
+    with Recorder() as recorder:
+        run(batch_ensemble_linear, layer(Make("cpu", torch.float32)), trained, torch.float32)
+    needs = [args[-1] for op, args, _ in recorder.calls if "bwd" in str(op)]
+    assert needs == ([sum(1 << GRADS.index(name) for name in trained)] if trained else [])
 
 
 def test_no_grad_and_inference_mode_record_nothing(device: str) -> None:

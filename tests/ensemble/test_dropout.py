@@ -10,11 +10,19 @@ from thrifty.reference.philox import dropout_mask
 ROWS, K, OUT = 500, 4, 500
 
 
-def mask_of(seed: Tensor | None, p: float, dtype: torch.dtype = torch.float32, out: int = OUT,
-            rows: int = ROWS) -> Tensor:  # fmt: skip
+def mask_of(
+    seed: Tensor | None,
+    p: float,
+    dtype: torch.dtype = torch.float32,
+    out: int = OUT,
+    rows: int = ROWS,
+    device: str = "cpu",
+) -> Tensor:
     """The factors that dropout applies: a layer whose y is 1 everywhere."""
-    x, weight = torch.zeros(rows, 1, dtype=dtype), torch.zeros(out, 1, dtype=dtype)
-    bias = torch.ones(K, out, dtype=dtype)
+    x = torch.zeros(rows, 1, dtype=dtype, device=device)
+    weight = torch.zeros(out, 1, dtype=dtype, device=device)
+    bias = torch.ones(K, out, dtype=dtype, device=device)
+    seed = seed if seed is None else seed.to(device)
     return batch_ensemble_linear(x, weight, bias=bias, dropout=p, seed=seed)
 
 
@@ -24,10 +32,11 @@ def seed_of(*pair: int) -> Tensor:
 
 @pytest.mark.parametrize("out", [1, 15, 16, 17, 63, 64, 65, 200])
 @pytest.mark.parametrize("pair", [(0, 0), (1, 2), (-5, 2**40 + 3), (2**63 - 1, -(2**63))], ids=str)
-def test_mask_is_philox_of_row_and_column(pair: tuple, out: int) -> None:
+def test_mask_is_philox_of_row_and_column(pair: tuple, out: int, device: str) -> None:
     seed = seed_of(*pair)
     expected = dropout_mask(seed, 0.3, 7 * K, out).view(7, K, out)
-    torch.testing.assert_close(mask_of(seed, 0.3, torch.float64, out, rows=7), expected)
+    got = mask_of(seed, 0.3, torch.float64, out, 7, device)
+    torch.testing.assert_close(got.cpu(), expected)
 
 
 def test_mask_is_the_same_in_every_dtype_and_layer() -> None:
@@ -88,19 +97,19 @@ def test_kept_elements_grow_and_p_0_is_exact() -> None:
     assert torch.equal(mask_of(None, 0.0), torch.ones(ROWS, K, OUT))
 
 
-def test_drawn_seed_follows_torch_manual_seed() -> None:
+def test_drawn_seed_follows_torch_manual_seed(device: str) -> None:
     torch.manual_seed(5)
-    first, second = mask_of(None, 0.5), mask_of(None, 0.5)
+    first, second = mask_of(None, 0.5, device=device), mask_of(None, 0.5, device=device)
     torch.manual_seed(5)
-    assert torch.equal(mask_of(None, 0.5), first)
+    assert torch.equal(mask_of(None, 0.5, device=device), first)
     assert not torch.equal(first, second)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-def test_backward_has_the_mask_of_forward(dtype: torch.dtype) -> None:
+def test_backward_has_the_mask_of_forward(dtype: torch.dtype, device: str) -> None:
     """With y = bias and one row, the gradient of bias is the mask itself."""
-    bias = torch.ones(1, 300, dtype=dtype, requires_grad=True)
-    x, weight = torch.zeros(1, 1, dtype=dtype), torch.zeros(300, 1, dtype=dtype)
+    bias = torch.ones(1, 300, dtype=dtype, device=device, requires_grad=True)
+    x, weight = torch.zeros_like(bias[:, :1]), torch.zeros_like(bias.T)
     out = batch_ensemble_linear(x, weight, bias=bias, activation="relu", dropout=0.4)
     (grad,) = torch.autograd.grad(out.sum(), bias)
     assert 0 < (out == 0).sum() < 300

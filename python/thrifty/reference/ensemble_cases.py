@@ -99,7 +99,7 @@ def network(
     if head:
         call["head_weight"] = make.normal(k, widths[-1], head, scale=widths[-1] ** -0.5)
         call["head_bias"] = make.normal(k, head, dtype=vector_dtype)
-    if pack:
+    if pack and make.device.type == "cpu":  # other devices know no packed weights
         call["packed"] = [pack_weight(weight) for weight in call["weight"]]
     return call | options
 
