@@ -35,7 +35,8 @@ struct LayerTensors {
             .activation = activation,
             .dropout = dropout,
             .k = k,
-            .group = group};
+            .group = group,
+            .on_device = !x.is_cpu()};
   }
 };
 

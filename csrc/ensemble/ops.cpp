@@ -1,97 +1,21 @@
 // torch.ops.thrifty.*: the ensemble family on the CPU.
-#include <tuple>
-
-#include "ensemble/layer_edge.h"
+#include "ensemble/layer_ops.h"
 #include "ensemble/mlp.h"
 
 namespace thrifty::ensemble::ops {
 namespace {
 
-using edge::OptionalTensor;
-using edge::Tensor;
-
-const std::string kShared = "batch_ensemble_linear", kPacked = "ensemble_linear";
-
-std::tuple<Tensor, Tensor> forward(const Layer& layer, const Tensor& like, bool grouped,
-                                   bool save_z) {
-  Tensor out = edge::empty(like, out_shape(layer, grouped));
-  Tensor z = edge::empty(like, out_shape(layer, grouped), save_z);
-  linear_fwd(layer, edge::data(out), save_z ? edge::data(z) : nullptr, edge::torch_threads);
-  return {out, z};
-}
-
-std::tuple<Tensor, Tensor> batch_ensemble_linear_fwd(
-    const Tensor& x, const Tensor& weight, const OptionalTensor& r, const OptionalTensor& s,
-    const OptionalTensor& bias, const OptionalTensor& r_next, const OptionalTensor& seed,
-    const std::string& activation, double dropout, int64_t k, int64_t group, bool save_z) {
-  const LayerTensors tensors(x, weight, r, s, bias, r_next, seed);
-  const Layer layer =
-      check_batch_ensemble_linear(tensors.args(kShared, activation, dropout, k, group));
-  return forward(layer, x, group > 0, save_z);
-}
-
-std::tuple<Tensor, Tensor> ensemble_linear_fwd(const Tensor& x, const Tensor& weight,
-                                               const OptionalTensor& bias,
-                                               const OptionalTensor& seed,
-                                               const std::string& activation, double dropout,
-                                               bool save_z) {
-  const LayerTensors tensors(x, weight, {}, {}, bias, {}, seed);
-  return forward(check_ensemble_linear(tensors.args(kPacked, activation, dropout)), x, false,
-                 save_z);
-}
-
-struct Grads {
-  Tensor x, weight, r, s, bias, r_next;
+struct Cpu {
+  static void check(const std::string&, const char*, const Tensor&, const Tensor&) {}
+  static void check(const std::string&, const Layer&) {}
+  static void fwd(const Layer& layer, const Tensor&, void* out, void* z) {
+    linear_fwd(layer, out, z, edge::torch_threads);
+  }
+  static void bwd(const Layer& layer, const Tensor&, const void* grad, const void* z,
+                  const LayerGrads& grads) {
+    linear_bwd(layer, grad, z, grads, edge::torch_threads);
+  }
 };
-
-// Checks what backward alone gets, allocates the gradients that are wanted, and runs.
-Grads backward(const std::string& op, const Layer& layer, const LayerTensors& in,
-               const Tensor& grad, const Tensor& z, int64_t needs) {
-  check_saved(op, "grad", grad, layer);
-  const bool has_z = z.numel() > 0;
-  if (has_z) check_saved(op, "z", z, layer);
-  THRIFTY_CHECK(has_z || layer.rows() * layer.out == 0 ||
-                    !backward_needs_z(layer, needs & kS, needs & kRNext),
-                op, ": z: expected the z that forward saved, got none");
-  const Tensor dense_grad = edge::dense(grad), dense_z = edge::dense(z);
-  Grads grads{edge::empty_like(in.x, in.x, needs & kX),
-              edge::empty_like(in.x, in.weight, needs & kWeight),
-              edge::empty_like(in.x, in.r, needs & kR),
-              edge::empty_like(in.x, in.s, needs & kS),
-              edge::empty_like(in.x, in.bias, needs & kBias),
-              edge::empty_like(in.x, in.r_next, needs & kRNext)};
-  linear_bwd(layer, edge::data(dense_grad), has_z ? edge::data(dense_z) : nullptr,
-             {edge::data(grads.x), edge::data(grads.weight), edge::data(grads.r),
-              edge::data(grads.s), edge::data(grads.bias), edge::data(grads.r_next)},
-             edge::torch_threads);
-  return grads;
-}
-
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> batch_ensemble_linear_bwd(
-    const Tensor& grad, const Tensor& x, const Tensor& weight, const OptionalTensor& r,
-    const OptionalTensor& s, const OptionalTensor& bias, const OptionalTensor& r_next,
-    const OptionalTensor& seed, const Tensor& z, const std::string& activation, double dropout,
-    int64_t k, int64_t group, int64_t needs) {
-  const LayerTensors tensors(x, weight, r, s, bias, r_next, seed);
-  const Layer layer =
-      check_batch_ensemble_linear(tensors.args(kShared, activation, dropout, k, group));
-  const Grads g = backward(kShared, layer, tensors, grad, z, needs);
-  return {g.x, g.weight, g.r, g.s, g.bias, g.r_next};
-}
-
-std::tuple<Tensor, Tensor, Tensor> ensemble_linear_bwd(const Tensor& grad, const Tensor& x,
-                                                       const Tensor& weight,
-                                                       const OptionalTensor& bias,
-                                                       const OptionalTensor& seed, const Tensor& z,
-                                                       const std::string& activation,
-                                                       double dropout, int64_t needs) {
-  const LayerTensors tensors(x, weight, {}, {}, bias, {}, seed);
-  const Layer layer = check_ensemble_linear(tensors.args(kPacked, activation, dropout));
-  // The schema counts x, weight, bias.
-  const int64_t bits = (needs & (kX | kWeight)) | (needs & 4 ? int64_t(kBias) : 0);
-  const Grads g = backward(kPacked, layer, tensors, grad, z, bits);
-  return {g.x, g.weight, g.bias};
-}
 
 std::vector<Tensor> all_dense(const std::vector<Tensor>& tensors) {
   std::vector<Tensor> dense;
@@ -170,12 +94,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(thrifty, m) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(thrifty, CPU, m) {
-  m.impl("batch_ensemble_linear_fwd",
-         TORCH_BOX(&thrifty::ensemble::ops::batch_ensemble_linear_fwd));
-  m.impl("batch_ensemble_linear_bwd",
-         TORCH_BOX(&thrifty::ensemble::ops::batch_ensemble_linear_bwd));
-  m.impl("ensemble_linear_fwd", TORCH_BOX(&thrifty::ensemble::ops::ensemble_linear_fwd));
-  m.impl("ensemble_linear_bwd", TORCH_BOX(&thrifty::ensemble::ops::ensemble_linear_bwd));
+  THRIFTY_IMPL_LAYER_OPS(m, thrifty::ensemble::ops::Cpu);
   m.impl("batch_ensemble_mlp", TORCH_BOX(&thrifty::ensemble::ops::batch_ensemble_mlp));
   m.impl("pack_weight", TORCH_BOX(&thrifty::ensemble::ops::pack_weight));
 }
