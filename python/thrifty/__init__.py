@@ -12,7 +12,9 @@ from thrifty.info import __version__ as __version__
 from thrifty.info import info as info
 
 if TYPE_CHECKING:
-    from thrifty import nn, numpy, reference  # noqa: F401
+    import thrifty.nn
+    import thrifty.numpy
+    import thrifty.reference  # noqa: F401
     from thrifty.ensemble import *  # noqa: F403
 
 FAMILIES = ("ensemble",)

@@ -36,23 +36,27 @@ def info() -> dict[str, Any]:
         >>> thrifty.info()["isa"] in ("baseline", "avx2", "avx512", "amx")
         True
     """
-    try:
-        from thrifty import _native
-    except ImportError:  # prebuilt op libraries serve every Python, this module one of them
-        _native = None
-
     found: dict[str, Any] = {
         "version": __version__,
-        "isa": _native and _native.cpu_isa(),
+        "isa": None,
         "torch": None,
         "threads": None,
-        "numpy_threads": _native and _native.get_num_threads(),
+        "numpy_threads": None,
         "cuda": {"built": None, "loaded": False, "torch": None, "devices": []},
         "python": sys.version.split()[0],
     }
+    # Prebuilt op libraries serve every Python, but _native only the one that it was built for.
+    if importlib.util.find_spec("thrifty._native") is not None:
+        found |= _native_info()
     if importlib.util.find_spec("torch") is not None:
         found |= _torch_info()
     return found
+
+
+def _native_info() -> dict[str, Any]:
+    from thrifty import _native
+
+    return {"isa": _native.cpu_isa(), "numpy_threads": _native.get_num_threads()}
 
 
 def _torch_info() -> dict[str, Any]:
