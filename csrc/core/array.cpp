@@ -8,15 +8,6 @@ int64_t Array::numel() const {
   return n;
 }
 
-bool Array::is_contiguous() const {
-  int64_t expected = 1;
-  for (int d = ndim - 1; d >= 0; --d) {
-    if (shape[d] != 1 && strides[d] != expected) return false;
-    expected *= shape[d];
-  }
-  return true;
-}
-
 std::string shape_text(const Array& array) {
   if (!array) return "None";
   std::string text = "(";

@@ -24,7 +24,6 @@ struct Array {
   int64_t size(int dim) const { return shape[dim < 0 ? ndim + dim : dim]; }
   int64_t stride(int dim) const { return strides[dim < 0 ? ndim + dim : dim]; }
   int64_t numel() const;
-  bool is_contiguous() const;
 };
 
 std::string shape_text(const Array& array);  // "(32, 512)", "None" when absent

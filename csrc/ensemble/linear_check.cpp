@@ -57,20 +57,28 @@ void set_rows(const Expect& expect, const LayerArgs& args, int64_t k, Layer& lay
                 args.group);
   if (args.group > 0) {
     expect.rank("x", x, 2, "(rows, in) with group");
-    layer.map = {x.shape[0], k, args.group};
-    layer.x_outer = k * x.stride(0), layer.x_inner = x.stride(0);
   } else {
     THRIFTY_CHECK(x.ndim == 2 || (x.ndim == 3 && x.shape[1] == k), expect.op,
                   ": x: expected shape (B, in) or (B, k, in) with k = ", k, ", got ",
                   shape_text(x));
+  }
+  // The row number is one of Philox's four 32-bit counters; with 31-bit k no product of sizes
+  // overflows.
+  constexpr int64_t kMaxRows = (int64_t(1) << 32) - 1, kMaxMembers = (int64_t(1) << 31) - 1;
+  THRIFTY_CHECK(k <= kMaxMembers, expect.op, ": k: expected fewer than 2^31 members, got ", k);
+  THRIFTY_CHECK(x.shape[0] <= kMaxRows / (args.group > 0 ? 1 : k), expect.op,
+                ": x: expected fewer than 2^32 rows of all members, got ", shape_text(x),
+                " with k = ", k);
+  layer.in = x.size(-1);
+  if (args.group > 0) {
+    // A group that holds all rows is as good as a longer one.
+    layer.map = {x.shape[0], k, std::min(args.group, std::max<int64_t>(1, x.shape[0]))};
+    layer.x_outer = k * x.stride(0), layer.x_inner = x.stride(0);
+  } else {
     layer.map = {x.shape[0] * k, k, 1};
     layer.x_outer = x.stride(0), layer.x_inner = x.ndim == 3 ? x.stride(1) : 0;
     layer.shared_x = x.ndim == 2;
   }
-  layer.in = x.size(-1);
-  // The row number is one of Philox's four 32-bit counters.
-  THRIFTY_CHECK(layer.map.rows < (int64_t(1) << 32), expect.op,
-                ": x: expected fewer than 2^32 rows of all members, got ", layer.map.rows);
 }
 
 void set_dropout(const Expect& expect, const LayerArgs& args, Layer& layer) {

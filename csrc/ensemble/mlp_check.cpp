@@ -30,16 +30,16 @@ void check_packed(const MlpArgs& args, size_t i, Layer& layer) {
   if (args.packed.empty()) return;
   const Array& packed = args.packed[i];
   const int64_t bytes = packed_weight_bytes(layer.dtype, layer.in, layer.out);
-  THRIFTY_CHECK(packed.dtype == Dtype::kUInt8 && packed.numel() == bytes && packed.is_contiguous(),
-                kOp, ": packed[", i, "]: expected pack_weight(weight[", i, "]), ", bytes,
-                " bytes, got ", dtype_name(packed.dtype), " ", shape_text(packed));
+  THRIFTY_CHECK(packed.dtype == Dtype::kUInt8 && packed.ndim == 1 && packed.numel() == bytes, kOp,
+                ": packed[", i, "]: expected pack_weight(weight[", i, "]), ", bytes, " bytes, got ",
+                dtype_name(packed.dtype), " ", shape_text(packed));
   layer.packed_weight = packed.data;
 }
 
 void check_head(const MlpArgs& args, Mlp& mlp) {
   const Layer& last = mlp.layers.back();
-  mlp.head_weight = optional(args.head_weight);
-  mlp.head_bias = optional(args.head_bias);
+  mlp.head_weight = args.head_weight;
+  mlp.head_bias = args.head_bias;
   if (!mlp.has_head()) {
     THRIFTY_CHECK(!mlp.head_bias, kOp, ": head_bias: expected None without head_weight, got ",
                   shape_text(args.head_bias));

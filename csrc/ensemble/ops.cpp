@@ -31,13 +31,14 @@ Tensor batch_ensemble_mlp(const Tensor& x, const std::vector<Tensor>& weight,
   const Tensor rows = edge::dense_rows(x);
   const auto weights = all_dense(weight), rs = all_dense(r), ss = all_dense(s),
              biases = all_dense(bias);
+  const auto panels = all_dense(packed);
   const OptionalTensor head = edge::dense(head_weight), head_b = edge::dense(head_bias);
   const Mlp mlp = check_batch_ensemble_mlp({.x = edge::array(rows),
                                             .weight = edge::arrays(weights),
                                             .r = edge::arrays(rs),
                                             .s = edge::arrays(ss),
                                             .bias = edge::arrays(biases),
-                                            .packed = edge::arrays(packed),
+                                            .packed = edge::arrays(panels),
                                             .head_weight = edge::array(head),
                                             .head_bias = edge::array(head_b),
                                             .activation = activation,

@@ -313,3 +313,18 @@ def test_error_tells_shapes() -> None:
 def test_float32_vectors_are_for_16_bits_only() -> None:
     call = layer(Make("cpu", torch.float64), vector_dtype=torch.float32)
     assert_rejects("r", batch_ensemble_linear, **call)
+
+
+@pytest.mark.parametrize("group", [2**31, 2**61, 2**62, 2**63 - 1])
+def test_group_beyond_the_rows_is_one_member(group: int, device: str) -> None:
+    x, weight = torch.randn(5, 7, device=device), torch.randn(6, 7, device=device)
+    r = torch.randn(4, 7, device=device)
+    want = batch_ensemble_linear(x, weight, r, group=5)
+    assert torch.equal(batch_ensemble_linear(x, weight, r, group=group), want)
+
+
+@pytest.mark.parametrize(("rows", "k", "argument"), [(2**27, 33, "x"), (4, 2**62, "k")])
+def test_number_of_rows_is_bounded(rows: int, k: int, argument: str) -> None:
+    x = torch.zeros(1, 1).expand(rows, 1)
+    with pytest.raises(ValueError, match=f"batch_ensemble_linear: {argument}: expected fewer"):
+        batch_ensemble_linear(x, torch.ones(1, 1), k=k)

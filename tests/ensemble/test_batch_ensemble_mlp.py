@@ -199,3 +199,17 @@ def test_k_must_be_shown_somewhere() -> None:
 def test_weight_to_pack_must_be_a_matrix() -> None:
     assert_rejects("weight", pack_weight, ones(7))
     assert_rejects("weight", pack_weight, ones(7, 3, dtype=torch.int32))
+
+
+def test_head_of_width_0() -> None:
+    x, weight, r = torch.randn(5, 7), [torch.randn(6, 7)], [torch.randn(3, 7)]
+    out = batch_ensemble_mlp(x, weight, r, head_weight=torch.ones(3, 6, 0))
+    assert out.shape == (5, 3, 0)
+
+
+def test_packed_may_be_strided() -> None:
+    x, weight, r = torch.randn(5, 7), [torch.randn(6, 7)], [torch.randn(3, 7)]
+    packed = pack_weight(weight[0])
+    strided = torch.empty(2 * packed.numel(), dtype=torch.uint8)[::2].copy_(packed)
+    want = batch_ensemble_mlp(x, weight, r, packed=[packed])
+    assert torch.equal(batch_ensemble_mlp(x, weight, r, packed=[strided]), want)
