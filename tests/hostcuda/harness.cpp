@@ -1,11 +1,10 @@
-// The test frame: registration, selection, timing, comparisons. The parts that differ between host and
-// device are in harness_host.cpp and harness_device.cu.
+// The test frame: registration, selection, timing, comparisons. The parts that differ between host
+// and device are in harness_host.cpp and harness_device.cu.
 #include "hostcuda/harness.h"
 
 #include <chrono>
 #include <cmath>
 #include <cstdio>
-
 
 namespace thrifty::cuda::testing {
 
@@ -41,8 +40,8 @@ bool run_one(const Test& test) {
   }
   after_test();
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-  std::printf("%s %-44s %6.2f s%s%s\n", result, test.name,
-              seconds.count(), failure.empty() ? "" : "\n     ", failure.c_str());
+  std::printf("%s %-44s %6.2f s%s%s\n", result, test.name, seconds.count(),
+              failure.empty() ? "" : "\n     ", failure.c_str());
   std::fflush(stdout);
   return failure.empty();
 }

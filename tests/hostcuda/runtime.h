@@ -23,8 +23,6 @@ void preempt();
 // As preempt, but the caller runs on only once no other thread can: for polling loops.
 void give_way();
 
-int lane();  // of the calling thread
-
 // Fills with the poison of the options: NaN as bf16, fp16, float and double.
 void fill_poison(void* address, size_t bytes);
 // Fails unless [address, address + bytes) lies in shared memory of the launch, aligned as told.
@@ -32,53 +30,8 @@ void require_shared(const char* op, const void* address, size_t bytes, size_t al
                     const Site& site);
 void require_aligned(const char* op, const void* address, size_t align, const Site& site);
 
-struct WarpOp {
-  const char* name;
-  bool aligned = false;        // all lanes must stand at one place of the source
-  bool orders_memory = false;  // a barrier for memory, as only syncwarp is
-};
-using LaneSlots = void* const*;  // indexed by lane, null outside the mask
-
-// The last lane to arrive gets the slots of all; the others return null once it called
-// warp_release.
-LaneSlots warp_arrive(const WarpOp& op, uint32_t mask, void* slot, const Site& site);
-void warp_release();
-
-// Lets the last lane to arrive run combine(in, out) for the whole warp, where in(lane) is null for
-// a lane outside the mask and out(lane) is the result of a lane inside; returns the caller's
-// result.
-template <class Out, class In, class Combine>
-Out warp_operation(const WarpOp& op, uint32_t mask, const In& input, const Site& site,
-                   Combine&& combine) {
-  struct Slot {
-    const In* in;
-    Out out;
-  } mine{&input, {}};
-  if (LaneSlots slots = warp_arrive(op, mask, &mine, site)) {
-    combine(
-        [&](int lane) -> const In* {
-          return mask >> lane & 1 ? static_cast<Slot*>(slots[lane])->in : nullptr;
-        },
-        [&](int lane) -> Out& { return static_cast<Slot*>(slots[lane])->out; });
-    warp_release();
-  }
-  return mine.out;
-}
-
-// The same with one result at a time: out(lane) = combine(lane, in).
-template <class Out, class In, class Combine>
-Out warp_collective(const WarpOp& op, uint32_t mask, const In& input, const Site& site,
-                    Combine&& combine) {
-  return warp_operation<Out>(op, mask, input, site, [&](auto in, auto out) {
-    for (int lane = 0; lane < 32; ++lane)
-      if (mask >> lane & 1) out(lane) = combine(lane, in);
-  });
-}
-
 // Accesses that the compiler's instrumentation does not see are told to the race checker; a raw
 // copy is one that it shall not see.
-void note_read(const void* address, size_t bytes);
-void note_write(void* address, size_t bytes);
 void note_atomic(const void* address, size_t bytes, bool writes);
 void note_fence();
 void note_async_fence();

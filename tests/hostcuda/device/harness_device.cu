@@ -1,7 +1,7 @@
 // The test frame on a device: the same tests against the hardware, each body once.
 //
-// What the host implementation computes and what the hardware computes are both compared with the same
-// plain loops, so agreement of the two follows.
+// What the host implementation computes and what the hardware computes are both compared with the
+// same plain loops, so agreement of the two follows.
 #include <string>
 
 #include "hostcuda/harness.h"

@@ -8,8 +8,6 @@ namespace thrifty::cuda::host {
 void raw_copy(void* to, const void* from, size_t bytes) { std::memcpy(to, from, bytes); }
 
 #if !defined(THRIFTY_HOSTCUDA_RACE)
-void note_read(const void*, size_t) {}
-void note_write(void*, size_t) {}
 void note_atomic(const void*, size_t, bool) {}
 void note_fence() {}
 void note_async_fence() {}

@@ -64,9 +64,7 @@ std::pair<std::string, std::string> look_up(const void* address) {
 
 std::string block_place() { return "block " + text_of(block_idx); }
 
-std::string place(const Thread& thread) {
-  return block_place() + " thread " + text_of(thread.id);
-}
+std::string place(const Thread& thread) { return block_place() + " thread " + text_of(thread.id); }
 
 std::string source_line(const Site& site) {
   return base_name(site.file_name()) + ":" + std::to_string(site.line());

@@ -36,8 +36,8 @@ void bulk_begin_block() {
 
 void bulk_end_block() {
   for (const BulkCopy& copy : bulk().in_flight)
-    record_failure(block_place() + " ends with a bulk copy of " + std::to_string(copy.map.box_bytes()) +
-                   " bytes that nobody waited for");
+    record_failure(block_place() + " ends with a bulk copy of " +
+                   std::to_string(copy.map.box_bytes()) + " bytes that nobody waited for");
 }
 
 std::string mbarrier_text(const void* barrier) {

@@ -15,13 +15,9 @@
 namespace thrifty::cuda::host::race {
 
 bool active = false;
+Range stacks{0, 0};
 
 namespace {
-
-struct Range {
-  uintptr_t begin, end;
-  bool holds(uintptr_t address) const { return address >= begin && address < end; }
-};
 
 Clocks clocks;
 Shadow shadow;
@@ -114,37 +110,43 @@ void remember_write(const Access& access, Cell& cell) {
   cell.write_code = access.code;
 }
 
-void check_byte(const Access& access, uintptr_t address, bool shared) {
-  Page& page = shadow.page(address);
-  const uintptr_t offset = address % kPageBytes;
-  Cell& cell = page.cells[offset];
+void check_grain(const Access& access, Page& page, size_t grain, bool shared) {
+  Cell& cell = page.cells[grain];
+  const int groups = shared ? 2 * warps() : warps();
   if (cell.in_flight && cell.write_block == clocks.block())
     report_in_flight(clocks, access, cell.write_code);
   check_against_write(access, cell, shared);
   if (access.kind == Kind::atomic_load) return;
-  const int groups = shared ? 2 * warps() : warps();
   if (access.kind == Kind::read) {
     page.allow_readers(groups);
-    remember_read(access, cell, page.readers_of(offset)[group_of(access.agent)]);
+    remember_read(access, cell, page.readers_of(grain)[group_of(access.agent)]);
     return;
   }
-  if (const Readers* readers = page.readers_of(offset))
+  if (const Readers* readers = page.readers_of(grain))
     check_against_reads(access, cell, readers, std::min(groups, page.groups), shared);
   remember_write(access, cell);
+}
+
+void check_declared(const Access& access) {
+  const uintptr_t offset = access.address - arena.begin;
+  if (access.address + access.bytes > arena.end || !declared[offset] ||
+      !declared[offset + access.bytes - 1])
+    report(clocks, access, "outside of what was launched or declared");
 }
 
 }  // namespace
 
 void check(const Access& access) {
   const bool shared = arena.holds(access.address);
-  if (!shared) {
+  if (shared) {
+    check_declared(access);
+  } else {
     for (const Range& range : ignored)
       if (range.holds(access.address)) return;
-  } else if (access.address + access.bytes > arena.end || !declared[access.address - arena.begin] ||
-             !declared[access.address + access.bytes - 1 - arena.begin]) {
-    report(clocks, access, "outside of what was launched or declared");
   }
-  for (size_t i = 0; i < access.bytes; ++i) check_byte(access, access.address + i, shared);
+  shadow.for_each_grain(access.address, access.bytes, [&](Page& page, size_t grain) {
+    check_grain(access, page, grain, shared);
+  });
 }
 
 void check_instrumented(const void* address, size_t bytes, Kind kind, const void* code) {
@@ -160,6 +162,10 @@ Quiet::~Quiet() { active = before_; }
 void ignore(const void* memory, size_t bytes) {
   const uintptr_t begin = reinterpret_cast<uintptr_t>(memory);
   ignored.push_back({begin, begin + bytes});
+}
+void ignore_stacks(const void* memory, size_t bytes) {
+  stacks.begin = reinterpret_cast<uintptr_t>(memory);
+  stacks.end = stacks.begin + bytes;
 }
 
 void begin_launch() { clocks.begin_launch(); }
@@ -199,58 +205,45 @@ void write(const void* to, size_t bytes, int agent, const void* code) {
 void async_read(const void* from, size_t bytes, int agent, const void* code) {
   const Access access{reinterpret_cast<uintptr_t>(from), bytes, Kind::read, agent, code};
   check(access);
-  for (size_t i = 0; i < bytes; ++i) {
-    const Cell& cell = shadow.page(access.address + i).cells[(access.address + i) % kPageBytes];
+  shadow.for_each_grain(access.address, bytes, [&](Page& page, size_t grain) {
+    const Cell& cell = page.cells[grain];
     if (is_thread(cell.writer) && !clocks.fenced_for_async(cell.writer, cell.write_clock))
       report_unfenced(clocks, access, cell.writer, cell.write_code);
-  }
+  });
 }
 void async_begin(const void* to, size_t bytes, int agent, const void* code) {
   const uintptr_t address = reinterpret_cast<uintptr_t>(to);
   check({address, bytes, Kind::write, agent, code});
-  for (size_t i = 0; i < bytes; ++i)
-    shadow.page(address + i).cells[(address + i) % kPageBytes].in_flight = true;
+  shadow.for_each_grain(address, bytes,
+                        [](Page& page, size_t grain) { page.cells[grain].in_flight = true; });
 }
 void async_end(const void* to, size_t bytes, int agent) {
-  const uintptr_t address = reinterpret_cast<uintptr_t>(to);
-  for (size_t i = 0; i < bytes; ++i) {
-    Cell& cell = shadow.page(address + i).cells[(address + i) % kPageBytes];
+  shadow.for_each_grain(reinterpret_cast<uintptr_t>(to), bytes, [&](Page& page, size_t grain) {
+    Cell& cell = page.cells[grain];
     cell.in_flight = false;
     cell.write_clock = clocks.now(agent);
     cell.writer = uint16_t(agent);
-  }
+  });
 }
 
 }  // namespace thrifty::cuda::host::race
 
 namespace thrifty::cuda::host {
 
-namespace {
-void note(const void* address, size_t bytes, race::Kind kind, const void* code) {
-  race::Quiet quiet;
-  race::check({reinterpret_cast<uintptr_t>(address), bytes, kind, current().running->index, code});
-}
-}  // namespace
-
-void note_read(const void* address, size_t bytes) {
-  note(address, bytes, race::Kind::read, __builtin_return_address(0));
-}
-void note_write(void* address, size_t bytes) {
-  note(address, bytes, race::Kind::write, __builtin_return_address(0));
-}
 void note_atomic(const void* address, size_t bytes, bool writes) {
+  const race::Quiet quiet;
   const int thread = current().running->index;
-  note(address, bytes, writes ? race::Kind::atomic_update : race::Kind::atomic_load,
-       __builtin_return_address(0));
-  race::Quiet quiet;
+  const race::Kind kind = writes ? race::Kind::atomic_update : race::Kind::atomic_load;
+  race::check(
+      {reinterpret_cast<uintptr_t>(address), bytes, kind, thread, __builtin_return_address(0)});
   race::clocks.atomic(thread, reinterpret_cast<uintptr_t>(address), writes);
 }
 void note_async_fence() {
-  race::Quiet quiet;
+  const race::Quiet quiet;
   race::clocks.fence_for_async(current().running->index);
 }
 void note_fence() {
-  race::Quiet quiet;
+  const race::Quiet quiet;
   race::clocks.fence(current().running->index);
 }
 

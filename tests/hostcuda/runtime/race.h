@@ -35,8 +35,8 @@ class Quiet {
   bool before_;
 };
 
-void ignore(const void* memory,
-            size_t bytes);  // not the kernel's memory: stacks, built-in variables
+void ignore(const void* memory, size_t bytes);  // the built-in variables
+void ignore_stacks(const void* memory, size_t bytes);
 void begin_launch();
 void begin_block(int threads);
 void kernel_code_starts();
@@ -72,6 +72,7 @@ struct Quiet {
   ~Quiet() {}
 };
 inline void ignore(const void*, size_t) {}
+inline void ignore_stacks(const void*, size_t) {}
 inline void begin_launch() {}
 inline void begin_block(int) {}
 inline void kernel_code_starts() {}

@@ -16,6 +16,13 @@ struct Access {
   const void* code;  // where in the kernel
 };
 
+struct Range {
+  uintptr_t begin, end;
+  bool holds(uintptr_t address) const { return address - begin < end - begin; }
+};
+
+// The stacks of the threads, which make up most accesses and are of no interest.
+extern Range stacks;
 // True while code of the kernel runs, as opposed to the runtime or the test.
 extern bool active;
 

@@ -11,8 +11,9 @@ using thrifty::cuda::host::race::Kind;
 
 namespace {
 void hook(const void* address, size_t bytes, Kind kind, const void* code) {
-  if (thrifty::cuda::host::race::active)
-    thrifty::cuda::host::race::check_instrumented(address, bytes, kind, code);
+  namespace race = thrifty::cuda::host::race;
+  if (race::active && !race::stacks.holds(reinterpret_cast<uintptr_t>(address)))
+    race::check_instrumented(address, bytes, kind, code);
 }
 }  // namespace
 

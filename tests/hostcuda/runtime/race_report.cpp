@@ -46,10 +46,10 @@ std::string at_line(const void* code) {
 }  // namespace
 
 void report(const Clocks& clocks, const Access& access, const std::string& what) {
-  const std::string who = access.agent < clocks.threads()
-                              ? place(current().thread(access.agent))
-                              : block_place() + " " +
-                                    agent_name(clocks, access.agent, clocks.block());
+  const std::string who =
+      access.agent < clocks.threads()
+          ? place(current().thread(access.agent))
+          : block_place() + " " + agent_name(clocks, access.agent, clocks.block());
   stop(who + ": " + verb_of(access.kind) + " " + std::to_string(access.bytes) + " bytes of " +
        memory_name(access.address) + at_line(access.code) + ", " + what);
 }

@@ -35,7 +35,7 @@ char* stack_of(int thread) {
     if (memory == MAP_FAILED) throw std::bad_alloc();
     for (int i = 0; i < kMaxThreads; ++i)
       mprotect(static_cast<char*>(memory) + size_t(i) * stride, kPage, PROT_NONE);
-    race::ignore(memory, stride * kMaxThreads);
+    race::ignore_stacks(memory, stride * kMaxThreads);
     return static_cast<char*>(memory);
   }();
   return base + size_t(thread) * (kStackBytes + kPage) + kPage;
@@ -148,10 +148,7 @@ void begin_launch(const void* kernel, dim3 grid, dim3 block, const std::function
 
 }  // namespace
 
-Launch& current() {
-  static Launch launch;
-  return launch;
-}
+Launch the_launch;
 
 Options& options() {
   static Options all;
@@ -167,8 +164,6 @@ Thread& self(const char* op) {
   if (!current().running) throw Fault(std::string(op) + ": called outside a kernel");
   return *current().running;
 }
-
-int lane() { return self("lane").lane(); }
 
 void wait(const char* op, uint32_t mask, const Site& site) {
   Launch& launch = current();

@@ -87,7 +87,8 @@ struct Launch {
 
 inline constexpr size_t kArenaBytes = size_t(256) << 10;
 
-Launch& current();
+extern Launch the_launch;
+inline Launch& current() { return the_launch; }
 Thread& self(const char* op);  // the running thread; fails outside a kernel
 
 // Suspends the running thread until `wake`.
@@ -98,12 +99,24 @@ void wake(Thread& thread);
 // them by exceptions is impossible from the places that the race checker stops at.
 void record_failure(const std::string& message);
 [[noreturn]] void stop(const std::string& message);  // records, and leaves the running thread
-std::string block_place();                      // "block (1,0,0)"
+std::string block_place();                           // "block (1,0,0)"
 std::string place(const Thread& thread);             // "block (1,0,0) thread (5,0,0)"
 std::string source_line(const Site& site);           // "gemm.cu:41"
 std::string kernel_name(const void* function);       // by the debug information
 std::string code_line(const void* address);          // "file.cu:12" or ""
 std::string describe_deadlock();
+
+struct WarpOp {
+  const char* name;
+  bool aligned = false;        // all lanes must stand at one place of the source
+  bool orders_memory = false;  // a barrier for memory, as only syncwarp is
+};
+using LaneSlots = void* const*;  // indexed by lane, null outside the mask
+
+// The last lane to arrive gets the slots of all; the others return null once it called
+// warp_release.
+LaneSlots warp_arrive(const WarpOp& op, uint32_t mask, void* slot, const Site& site);
+void warp_release();
 
 void shared_begin_block(size_t dynamic_bytes);
 void warp_on_exit(Thread& thread);

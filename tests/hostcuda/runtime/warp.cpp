@@ -1,6 +1,7 @@
 // Warp operations: lanes gather under (operation, mask) until all that the mask names have come.
 #include <algorithm>
 #include <bit>
+#include <cstring>
 
 #include "hostcuda/runtime/race.h"
 #include "hostcuda/runtime/state.h"
@@ -42,9 +43,12 @@ void check_conflict(const WarpOp& op, uint32_t mask, const Thread& thread, const
                      " at " + source_line(other.site));
 }
 
+// Names are literals: mostly one address, but every file of the kernel may have its own.
+bool same_text(const char* a, const char* b) { return a == b || std::strcmp(a, b) == 0; }
+
 bool same_place(const Site& a, const Site& b) {
   return a.line() == b.line() && a.column() == b.column() &&
-         std::string_view(a.file_name()) == b.file_name();
+         same_text(a.file_name(), b.file_name());
 }
 
 }  // namespace
@@ -56,7 +60,7 @@ LaneSlots warp_arrive(const WarpOp& op, uint32_t mask, void* slot, const Site& s
   ++stats().warp_ops;
   auto& gatherings = launch.gatherings[thread.warp()];
   auto at = std::find_if(gatherings.begin(), gatherings.end(), [&](const Gathering& other) {
-    return other.mask == mask && std::string_view(other.op) == op.name &&
+    return other.mask == mask && same_text(other.op, op.name) &&
            !(other.arrived >> thread.lane() & 1);
   });
   if (at == gatherings.end()) {

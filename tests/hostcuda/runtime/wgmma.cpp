@@ -7,6 +7,7 @@
 #include <array>
 #include <map>
 
+#include "hostcuda/runtime/collective.h"
 #include "hostcuda/runtime/race.h"
 #include "hostcuda/runtime/state.h"
 
@@ -153,7 +154,8 @@ void wgmma_begin_block() {
 void wgmma_end_block() {
   for (int warp = 0; warp * 32 < current().threads; ++warp) {
     if (!queues[warp].in_flight.empty())
-      record_failure(block_place() + " warp " + std::to_string(warp) + " ends with a wgmma it never waited for");
+      record_failure(block_place() + " warp " + std::to_string(warp) +
+                     " ends with a wgmma it never waited for");
     if (queues[warp].issued != logs[warp / 4].size())
       record_failure(block_place() + ": wgmma: warp " + std::to_string(warp) + " issued " +
                      std::to_string(queues[warp].issued) + " products, its warpgroup " +
@@ -197,11 +199,6 @@ void wgmma_wait(int pending, const Site& site) {
   const race::Quiet quiet;
   const int warp = own_warp("wgmma_wait", site);
   once_per_warp({"wgmma_wait", true}, site, [&] { finish(warp, pending); });
-}
-
-void warp_converged(const char* op, const Site& site) {
-  const race::Quiet quiet;
-  once_per_warp({op, true}, site, [] {});
 }
 
 }  // namespace thrifty::cuda::host

@@ -3,22 +3,9 @@
 
 #include <cstring>
 
+#include "hostcuda/runtime/values.h"
+
 namespace thrifty::cuda::host {
-
-namespace {
-
-float value_of(uint16_t bits, bool is_fp16) {
-  if (is_fp16) {
-    fp16 value;
-    std::memcpy(static_cast<void*>(&value), &bits, 2);
-    return to_float(value);
-  }
-  bf16 value;
-  std::memcpy(static_cast<void*>(&value), &bits, 2);
-  return to_float(value);
-}
-
-}  // namespace
 
 TileView::TileView(uint64_t descriptor)
     : start(uint32_t(descriptor & 0x3fff) << 4),
@@ -63,7 +50,7 @@ std::vector<float> tile_values(uint64_t descriptor, Major major, int first, int 
     for (int k = 0; k < 16; ++k) {
       uint16_t bits;
       std::memcpy(&bits, current().arena + tile.offset(major, mn, k), 2);
-      values.push_back(value_of(bits, is_fp16));
+      values.push_back(half_value(is_fp16, bits));
     }
   return values;
 }
@@ -74,8 +61,8 @@ std::vector<float> fragment_values(const std::array<std::array<uint32_t, 4>, 32>
   for (size_t lane = 0; lane < 32; ++lane)
     for (size_t i = 0; i < 4; ++i) {
       const size_t row = lane / 4 + i % 2 * 8, column = lane % 4 * 2 + i / 2 * 8;
-      values[row * 16 + column] = value_of(uint16_t(registers[lane][i]), is_fp16);
-      values[row * 16 + column + 1] = value_of(uint16_t(registers[lane][i] >> 16), is_fp16);
+      values[row * 16 + column] = half_value(is_fp16, uint16_t(registers[lane][i]));
+      values[row * 16 + column + 1] = half_value(is_fp16, uint16_t(registers[lane][i] >> 16));
     }
   return values;
 }

@@ -190,12 +190,17 @@ TEST(bwd_large_tiles) {
   }
 }
 
-// Every schedule, on problems of some tiles in each direction.
+// Two depth tiles for each of many members: more than stages of shared memory, and sums taken over
+// in between.
 TEST(bwd_schedules) {
+  const Case tiles{.batch = 5, .k = 4, .in = 10, .out = 40, .dropout = 0.5};
+  for_each_schedule([&] { return check(tiles); });
   for (const Dtype dtype : kDtypes) {
-    const auto all = [&](const Case& c) { for_each_schedule([&] { return check(c); }); };
-    all({.dtype = dtype, .batch = 35, .k = 2, .in = 70, .out = 40, .dropout = 0.5});
-    all({.dtype = dtype, .batch = 35, .k = 2, .in = 10, .out = 40, .packed = true});
+    Case c = tiles;
+    c.dtype = dtype;
+    for_few_schedules([&] { return check(c); });
+    c.packed = true, c.out = 70;
+    for_few_schedules([&] { return check(c); });
   }
 }
 
