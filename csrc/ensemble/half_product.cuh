@@ -1,6 +1,6 @@
 // The matrix product of bf16 and fp16 operands on tensor cores: mma.sync m16n8k16, float sums.
 //
-// Tiles of both operands pass through four stages of shared memory, filled by cp.async while
+// Tiles of both operands pass through some stages of shared memory, filled by cp.async while
 // earlier ones are multiplied. A tile keeps the operand's own order (depth- or outer-contiguous);
 // ldmatrix, transposing or not, makes the same fragments of both. Rows are padded by 16 bytes, so
 // that the eight rows of an 8 x 8 matrix lie in different banks.
@@ -15,7 +15,7 @@
 
 namespace thrifty::ensemble::cuda {
 
-constexpr int kHalfDepth = 32, kHalfStages = 4;
+constexpr int kHalfDepth = 32;
 
 // Eight elements of a row into shared memory, zeros from `left` on. Widths are multiples of
 // matrix.vector, so a piece of that size is inside as a whole or not at all.
@@ -84,7 +84,7 @@ struct HalfTile {
 template <int kWarpsM, int kWarpsN, int kBlocks>
 struct HalfSums {
   static constexpr int kRows = 2 * kBlocks, kColumns = 16, kAdjacent = 2;
-  static constexpr int kRowGroups = 8 * kWarpsM;  // threads that share a column
+  static constexpr int kRowGroups = 4 * kWarpsM;  // sums of a column, after `fold`
   float d[kBlocks][8][4] = {};
 
   THRIFTY_DEVICE float& operator()(int i, int j) { return d[i / 2][j / 2][i % 2 * 2 + j % 2]; }
@@ -94,7 +94,10 @@ struct HalfSums {
   static THRIFTY_DEVICE int column(int j) {
     return warp_n() * 64 + j / 2 * 8 + lane_index() % 4 * 2 + j % 2;
   }
-  static THRIFTY_DEVICE int row_group() { return warp_m() * 8 + lane_index() / 4; }
+  static THRIFTY_DEVICE int row_group() { return warp_m() * 4 + lane_index() / 4 % 4; }
+  // Adds the values of lanes that hold other rows of the same column; lanes below 16 have the sum.
+  static THRIFTY_DEVICE float fold(float value) { return value + shfl_xor(value, 16); }
+  static THRIFTY_DEVICE bool holds_fold() { return lane_index() < 16; }
   static THRIFTY_DEVICE int warp_m() { return warp_index() / kWarpsN; }
   static THRIFTY_DEVICE int warp_n() { return warp_index() % kWarpsN; }
 };
@@ -127,7 +130,7 @@ struct HalfScale {
   }
 };
 
-template <class T_, int kWarpsM, int kWarpsN, int kBlocks, bool kDepthA, bool kDepthB>
+template <class T_, int kWarpsM, int kWarpsN, int kBlocks, int kStages, bool kDepthA, bool kDepthB>
 struct HalfProduct {
   using T = T_;
   using A = float;
@@ -138,7 +141,7 @@ struct HalfProduct {
   using TileA = HalfTile<T, kM, kDepthA, kThreads>;
   using TileB = HalfTile<T, kN, kDepthB, kThreads>;
   static constexpr int kStage = TileA::kElements + TileB::kElements;
-  static constexpr int kSharedBytes = kHalfStages * kStage * int(sizeof(T));
+  static constexpr int kSharedBytes = kStages * kStage * int(sizeof(T));
 
   // Adds the products of all depth tiles to `sums`, calling member_done(j) after those of member j.
   // On return shared memory is free for other uses.
@@ -157,22 +160,22 @@ struct HalfProduct {
         incoming = incoming.next(p, place, kHalfDepth);
       }
       cp_async_commit();
-      fill = fill + 1 == kHalfStages ? 0 : fill + 1;
+      fill = fill + 1 == kStages ? 0 : fill + 1;
     };
 #pragma unroll 1
-    for (int i = 0; i < kHalfStages - 1; ++i) load_stage();
+    for (int i = 0; i < kStages - 1; ++i) load_stage();
 
     HalfScale scale, next_scale;
     DepthTile tile{place.member, place.depth};
     if (kScaled) scale.load_tile<T>(p, tile);
     while (tile.member < place.member_end) {
-      cp_async_wait<kHalfStages - 2>();
+      cp_async_wait<kStages - 2>();
       syncthreads();  // everybody's copies have arrived, and the stage read last is free again
       load_stage();
       const DepthTile next = tile.next(p, place, kHalfDepth);
       if (kScaled && next.member < place.member_end) next_scale.load_tile<T>(p, next);
       multiply<kScaled>(stages + use * kStage, scale, sums);
-      use = use + 1 == kHalfStages ? 0 : use + 1;
+      use = use + 1 == kStages ? 0 : use + 1;
       if (next.member != tile.member) member_done(tile.member);
       tile = next;
       if (kScaled) scale = next_scale;
@@ -209,12 +212,13 @@ struct HalfProduct {
 
 // 128 x 128 by four warps of 64 x 64, which read least from shared memory for what they multiply.
 template <class T, bool kDepthA, bool kDepthB>
-using HalfLarge = HalfProduct<T, 2, 2, 4, kDepthA, kDepthB>;
-// The same by eight warps of 32 x 64: room for a second set of sums.
+using HalfLarge = HalfProduct<T, 2, 2, 4, 4, kDepthA, kDepthB>;
+// The same by eight warps of 32 x 64: room for a second set of sums. With three stages it fits into
+// the 99 KiB of shared memory that GPUs outside data centers have.
 template <class T, bool kDepthA, bool kDepthB>
-using HalfTwofold = HalfProduct<T, 4, 2, 2, kDepthA, kDepthB>;
+using HalfTwofold = HalfProduct<T, 4, 2, 2, 3, kDepthA, kDepthB>;
 // 64 x 64.
 template <class T, bool kDepthA, bool kDepthB>
-using HalfSmall = HalfProduct<T, 4, 1, 1, kDepthA, kDepthB>;
+using HalfSmall = HalfProduct<T, 4, 1, 1, 4, kDepthA, kDepthB>;
 
 }  // namespace thrifty::ensemble::cuda

@@ -40,21 +40,25 @@ struct GradArgs {
   int splits() const { return member_splits * depth_splits; }
 };
 
-// other[m][n] of the block's place for dr, in shared memory after everything else.
+// The end of each member: its share of the result and its dr.
+//
+// With 16-bit operands, other[m][n] of the block's place is kept in shared memory, where fragments
+// find it without bank conflicts; beside the slower SIMT products reading it again costs nothing.
 template <class P>
 struct MemberGrad {
   using T = typename P::T;
   using A = typename P::A;
   using Sums = typename P::Sums;
   static_assert(P::kM == grad_tile(sizeof(T)) && P::kN == P::kM);
+  static constexpr bool kKeepsOther = sizeof(T) == 2;
   static constexpr int kStride = P::kN + 8;
-  static constexpr int kOtherBytes = P::kM * kStride * int(sizeof(T));
+  static constexpr int kOtherBytes = kKeepsOther ? P::kM * kStride * int(sizeof(T)) : 0;
   static constexpr int kBytes = kOtherBytes + Sums::kRowGroups * P::kN * int(sizeof(A));
 
   const GradArgs& args;
   const Place& place;
   const int slot;  // of this block's dr
-  T* const other;
+  T* const kept;
   A* const column_sums;
   Sums total;
 
@@ -63,42 +67,53 @@ struct MemberGrad {
       : args(args),
         place(place),
         slot(slot),
-        other(reinterpret_cast<T*>(shared)),
+        kept(reinterpret_cast<T*>(shared)),
         column_sums(reinterpret_cast<A*>(shared + kOtherBytes)) {
-    if (args.dr == nullptr) return;
-    const T* data = static_cast<const T*>(args.other.data);
+    if (!kKeepsOther || args.dr == nullptr) return;
     for (int i = int(threadIdx.x); i < P::kM * P::kN; i += P::kThreads) {
       const int row = i / P::kN, column = i % P::kN;
-      const int q = place.m + row, c = place.n + column;
-      const bool inside = q < args.other.rows.of(place.member) && c < args.columns;
-      other[row * kStride + column] =
-          inside ? load_readonly(data + args.other.at(place.member, q) + c) : from_float<T>(0.0f);
+      kept[row * kStride + column] = load_other(place.member, row, column);
     }
   }
 
   // Takes over the sums of member j, which begin again at 0.
   THRIFTY_DEVICE void add(int j, Sums& sums) {
-    const int rows = args.rows.of(j);
 #pragma unroll
     for (int c = 0; c < Sums::kColumns; ++c) {
       const int n = place.n + Sums::column(c);
       const A r = n < args.columns ? load<T>(args.r, j, n) : A(0);
-      A dr = 0;
+      if (args.dr != nullptr) add_column(j, c, sums);
 #pragma unroll
       for (int i = 0; i < Sums::kRows; ++i) {
-        const A g = sums(i, c);
-        total(i, c) += g * r;
+        total(i, c) += sums(i, c) * r;
         sums(i, c) = 0;
-        if (args.dr != nullptr && place.m + Sums::row(i) < rows) {
-          dr += to_float(other[Sums::row(i) * kStride + Sums::column(c)]) * g;
-        }
       }
-      if (args.dr != nullptr) column_sums[Sums::row_group() * P::kN + Sums::column(c)] = dr;
     }
     if (args.dr != nullptr) store_dr(j);
   }
 
  private:
+  THRIFTY_DEVICE T load_other(int j, int row, int column) const {
+    const int q = place.m + row, c = place.n + column;
+    if (q >= args.rows.of(j) || c >= args.columns) return from_float<T>(0.0f);
+    return load_readonly(static_cast<const T*>(args.other.data) + args.other.at(j, q) + c);
+  }
+
+  // Rows beyond the last have no part, whatever their product came to (0 times inf).
+  THRIFTY_DEVICE void add_column(int j, int c, Sums& sums) {
+    const int rows = args.rows.of(j);
+    A dr = 0;
+#pragma unroll
+    for (int i = 0; i < Sums::kRows; ++i) {
+      const int row = Sums::row(i), column = Sums::column(c);
+      if (place.m + row >= rows) continue;
+      dr += to_float(kKeepsOther ? kept[row * kStride + column] : load_other(j, row, column)) *
+            sums(i, c);
+    }
+    dr = Sums::fold(dr);
+    if (Sums::holds_fold()) column_sums[Sums::row_group() * P::kN + Sums::column(c)] = dr;
+  }
+
   THRIFTY_DEVICE void store_dr(int j) const {
     syncthreads();
     const int64_t row = int64_t(slot) * args.members + j;

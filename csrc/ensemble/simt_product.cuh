@@ -81,6 +81,8 @@ struct SimtSums {
     return j / 4 * (4 * kSimtSide) + int(threadIdx.x) % kSimtSide * 4 + j % 4;
   }
   static THRIFTY_DEVICE int row_group() { return int(threadIdx.x) / kSimtSide; }
+  static THRIFTY_DEVICE T fold(T value) { return value; }
+  static THRIFTY_DEVICE bool holds_fold() { return true; }
 };
 
 template <class T_, int kThread, bool kDepthA, bool kDepthB>
