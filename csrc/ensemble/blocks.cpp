@@ -13,13 +13,19 @@ int64_t column_chunk(int64_t blocks, int64_t columns) {
 }
 
 Vectors::Vectors(const Layer& layer, const Array& array, int64_t width, double absent) {
-  const int64_t size = layer.dtype == Dtype::kFloat64 ? 8 : 4;
+  const Dtype wide = layer.dtype == Dtype::kFloat64 ? Dtype::kFloat64 : Dtype::kFloat32;
+  const int64_t size = dtype_size(wide);
   const int64_t rows = array && array.ndim == 2 ? array.shape[0] : 1;
   stride_ = rows > 1 ? width * size : 0;
+  if (array && array.dtype == wide) {
+    rows_ = static_cast<const std::byte*>(array.data);
+    return;
+  }
   data_ = Scratch(std::max<int64_t>(1, rows * width) * size);
+  rows_ = data_.data();
   if (array) {
     row_kernels(array.dtype).to_accumulator(rows * width, array.data, data_.data());
-  } else if (size == 8) {
+  } else if (wide == Dtype::kFloat64) {
     std::fill_n(data_.as<double>(), width, absent);
   } else {
     std::fill_n(data_.as<float>(), width, float(absent));
@@ -45,16 +51,16 @@ Buffer Buffer::operands(const GemmKernels& gemm, int64_t rows, int64_t columns) 
   // One more cache line than a power of two, so that rows do not fall on the same cache sets.
   const int64_t line = 64 / gemm.operand_size;
   const int64_t width = round_up(round_up(columns, gemm.mr), line) + line;
-  Buffer buffer{Scratch(round_up(rows, kBlockRows) * width * gemm.operand_size), width,
-                width * gemm.operand_size};
-  std::memset(buffer.data.data(), 0, size_t(round_up(rows, kBlockRows) * buffer.row_bytes));
+  const int64_t bytes = round_up(rows, gemm.mr) * width * gemm.operand_size;
+  Buffer buffer{Scratch(bytes), width, width * gemm.operand_size};
+  std::memset(buffer.data.data(), 0, size_t(bytes));
   return buffer;
 }
 
 Buffer Buffer::sums(const GemmKernels& gemm, int64_t rows, int64_t columns) {
   const int64_t width = round_up(columns, gemm.nr) + 64 / gemm.accumulator_size;
   const int64_t row_bytes = width * gemm.accumulator_size;
-  return {Scratch(round_up(rows, kBlockRows) * row_bytes), width, row_bytes};
+  return {Scratch(round_up(rows, gemm.mr) * row_bytes), width, row_bytes};
 }
 
 Scratch pack_weights(const Layer& layer, bool transposed, ParallelFor parallel) {

@@ -39,22 +39,31 @@ std::vector<Step> make_steps(const Mlp& mlp, ParallelFor parallel) {
   return steps;
 }
 
+// [in, out] to [out, in]
+template <class T>
+void transpose(int64_t in, int64_t out, const T* from, T* to) {
+  for (int64_t o = 0; o < out; ++o) {
+    for (int64_t i = 0; i < in; ++i) to[o * in + i] = from[i * out + o];
+  }
+}
+
 // The head's columns as rows of accumulators: [k, out, in].
 Scratch transpose_head(const Mlp& mlp) {
   if (!mlp.has_head()) return {};
   const Layer& last = mlp.layers.back();
-  const GemmKernels& gemm = gemm_kernels(last.dtype);
-  const int64_t k = last.map.k, in = last.out, out = mlp.head_out, size = gemm.accumulator_size;
-  Scratch rows(std::max<int64_t>(1, k * in * out * size)),
-      wide(std::max<int64_t>(1, in * out * size));
+  const int64_t k = last.map.k, in = last.out, out = mlp.head_out;
+  const int64_t size = gemm_kernels(last.dtype).accumulator_size;
+  const int64_t bytes = std::max<int64_t>(1, k * in * out * size);
+  Scratch wide(bytes);
+  row_kernels(last.dtype).to_accumulator(k * in * out, mlp.head_weight.data, wide.data());
+  if (out == 1) return wide;
+  Scratch rows(bytes);
   for (int64_t j = 0; j < k; ++j) {
-    const auto* w = static_cast<const std::byte*>(mlp.head_weight.data);
-    row_kernels(last.dtype)
-        .to_accumulator(in * out, w + j * in * out * dtype_size(last.dtype), wide.data());
-    for (int64_t o = 0; o < out; ++o) {
-      std::byte* row = rows.data() + (j * out + o) * in * size;
-      for (int64_t i = 0; i < in; ++i)
-        std::memcpy(row + i * size, wide.data() + (i * out + o) * size, size_t(size));
+    const int64_t at = j * in * out;
+    if (size == 8) {
+      transpose(in, out, wide.as<double>() + at, rows.as<double>() + at);
+    } else {
+      transpose(in, out, wide.as<float>() + at, rows.as<float>() + at);
     }
   }
   return rows;
@@ -78,6 +87,9 @@ struct Network {
         head(transpose_head(mlp)),
         head_bias(mlp.layers[0], mlp.head_bias, mlp.head_out, 0),
         out(static_cast<std::byte*>(out)) {}
+
+  // Rows of scratch that a block takes.
+  const int64_t block_rows = round_up(blocks.max_rows(), gemm.mr);
 
   int64_t max_width() const {
     int64_t width = steps[0].layer.in;
@@ -204,11 +216,11 @@ void finish_tile(const Network& net, int64_t tile, int64_t row_bytes, const Rows
 void run_blocks(const Network& net, ParallelFor parallel) {
   const int64_t groups = net.blocks.groups;
   for_ranges(parallel, net.blocks.tiles, [&](int64_t begin, int64_t end) {
-    Buffer sums = Buffer::sums(net.gemm, kBlockRows, net.max_width());
-    Buffer operands = Buffer::operands(net.gemm, groups * kBlockRows, net.max_width());
+    Buffer sums = Buffer::sums(net.gemm, net.block_rows, net.max_width());
+    Buffer operands = Buffer::operands(net.gemm, groups * net.block_rows, net.max_width());
     for (int64_t tile = begin; tile < end; ++tile) {
       for (int64_t group = 0; group < groups; ++group) {
-        std::byte* block_rows = operands.row(group * kBlockRows);
+        std::byte* block_rows = operands.row(group * net.block_rows);
         const int64_t block = tile * groups + group;
         const int64_t rows = net.read(block, block_rows, operands.row_bytes);
         for (const Step& step : net.steps) {
@@ -216,35 +228,35 @@ void run_blocks(const Network& net, ParallelFor parallel) {
         }
       }
       finish_tile(net, tile, operands.row_bytes,
-                  [&](int64_t group) { return operands.row(group * kBlockRows); });
+                  [&](int64_t group) { return operands.row(group * net.block_rows); });
     }
   });
 }
 
 void run_layers(const Network& net, ParallelFor parallel) {
   const int64_t blocks = net.blocks.count(), groups = net.blocks.groups;
-  Buffer from = Buffer::operands(net.gemm, blocks * kBlockRows, net.max_width());
-  Buffer to = Buffer::operands(net.gemm, blocks * kBlockRows, net.max_width());
+  Buffer from = Buffer::operands(net.gemm, blocks * net.block_rows, net.max_width());
+  Buffer to = Buffer::operands(net.gemm, blocks * net.block_rows, net.max_width());
   std::vector<int64_t> rows(static_cast<size_t>(blocks));
   for (int64_t b = 0; b < blocks; ++b) {
-    rows[size_t(b)] = net.read(b, from.row(b * kBlockRows), from.row_bytes);
+    rows[size_t(b)] = net.read(b, from.row(b * net.block_rows), from.row_bytes);
   }
   for (const Step& step : net.steps) {
     const int64_t chunk = column_chunk(blocks, step.layer.out),
                   chunks = ceil_div(step.layer.out, chunk);
     for_ranges(parallel, blocks * chunks, [&](int64_t begin, int64_t end) {
-      Buffer sums = Buffer::sums(net.gemm, kBlockRows, chunk);
+      Buffer sums = Buffer::sums(net.gemm, net.block_rows, chunk);
       for (int64_t i = begin; i < end; ++i) {
         const int64_t b = i / chunks, first = i % chunks * chunk;
         net.run(step, b, rows[size_t(b)], first, std::min(chunk, step.layer.out - first),
-                from.row(b * kBlockRows), to.row(b * kBlockRows), from, sums);
+                from.row(b * net.block_rows), to.row(b * net.block_rows), from, sums);
       }
     });
     std::swap(from, to);
   }
   for_each(parallel, net.blocks.tiles, [&](int64_t tile) {
     finish_tile(net, tile, from.row_bytes,
-                [&](int64_t group) { return from.row((tile * groups + group) * kBlockRows); });
+                [&](int64_t group) { return from.row((tile * groups + group) * net.block_rows); });
   });
 }
 
