@@ -69,10 +69,12 @@ struct MemberGrad {
         slot(slot),
         kept(reinterpret_cast<T*>(shared)),
         column_sums(reinterpret_cast<A*>(shared + kOtherBytes)) {
-    if (!kKeepsOther || args.dr == nullptr) return;
-    for (int i = int(threadIdx.x); i < P::kM * P::kN; i += P::kThreads) {
-      const int row = i / P::kN, column = i % P::kN;
-      kept[row * kStride + column] = load_other(place.member, row, column);
+    if constexpr (kKeepsOther) {
+      const int count = args.dr != nullptr ? P::kM * P::kN : 0;
+      for (int i = int(threadIdx.x); i < count; i += P::kThreads) {
+        const int row = i / P::kN, column = i % P::kN;
+        kept[row * kStride + column] = load_other(place.member, row, column);
+      }
     }
   }
 
