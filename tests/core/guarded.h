@@ -15,8 +15,7 @@ class Guarded {
  public:
   Guarded() : Guarded(Dtype::kFloat32, 0) {}
   Guarded(Dtype dtype, int64_t count)
-      : dtype_(dtype), count_(count), bytes_(size_t(bytes() + 2 * kGuard)) {
-    std::memset(bytes_.data(), kGuardByte, bytes_.size());
+      : dtype_(dtype), count_(count), bytes_(size_t(bytes() + 2 * kGuard), kGuardByte) {
     fill_nan();
   }
   template <class Value>

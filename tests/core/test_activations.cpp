@@ -101,21 +101,30 @@ void accuracy() {
   });
 }
 
-// NaN goes through values, and through slopes that depend on y; infinity is no large number.
-void special_values() {
-  for_all({NAN, -NAN, INFINITY, 0.0, -0.0},
-          [](const char* isa, const Named& named, const Rows& got, const Guarded&) {
-            for (const int64_t i : {0, 1}) {
-              EXPECT(std::isnan(got.value[i]), isa, " ", named.name, "(NaN): got ", got.value[i]);
-              EXPECT(std::isnan(got.slope[i]) || named.activation <= Activation::kRelu, isa, " ",
-                     named.name, "'(NaN): got ", got.slope[i]);
-            }
+// NaN goes through values, and through slopes that depend on y.
+void not_a_number() {
+  for_all({NAN, -NAN}, [](const char* isa, const Named& named, const Rows& got, const Guarded&) {
+    for (const int64_t i : {0, 1}) {
+      EXPECT(std::isnan(got.value[i]), isa, " ", named.name, "(NaN): got ", got.value[i]);
+      EXPECT(std::isnan(got.slope[i]) || named.activation <= Activation::kRelu, isa, " ",
+             named.name, "'(NaN): got ", got.slope[i]);
+    }
+  });
+}
+
+// Zero, infinity, and numbers so large that exp overflows (but for the derivative of gelu_tanh not
+// so large that their squares do).
+void extremes() {
+  for_all({0.0, -0.0, INFINITY, 3e38, -3e38, 1e19, -1e19},
+          [](const char* isa, const Named& named, const Rows& got, const Guarded& y) {
             EXPECT(got.value[2] == INFINITY, isa, " ", named.name, ": got ", got.value[2]);
-            const double at_zero = reference(named.activation, 0).slope;
-            for (const int64_t i : {3, 4}) {
-              EXPECT(got.value[i] == 0, isa, " ", named.name, "(0): got ", got.value[i]);
-              EXPECT(std::fabs(got.slope[i] - at_zero) < 1e-6, isa, " ", named.name, "'(0): got ",
-                     got.slope[i]);
+            for (const int64_t i : {0, 1, 3, 4, 5, 6}) {
+              const ValueAndSlope want = reference(named.activation, y[i]);
+              EXPECT(std::fabs(got.value[i] - want.value) <= 1e-6 * std::fabs(want.value), isa, " ",
+                     named.name, "(", y[i], "): got ", got.value[i]);
+              if (named.activation == Activation::kGeluTanh && std::fabs(y[i]) > 1e19) continue;
+              EXPECT(std::fabs(got.slope[i] - want.slope) <= 1e-6, isa, " ", named.name, "'(", y[i],
+                     "): got ", got.slope[i]);
             }
           });
 }
@@ -125,5 +134,6 @@ void special_values() {
 
 int main() {
   using namespace thrifty::test;
-  return run_tests({{"accuracy", accuracy}, {"special values", special_values}});
+  return run_tests(
+      {{"accuracy", accuracy}, {"not a number", not_a_number}, {"extremes", extremes}});
 }

@@ -65,10 +65,11 @@ Guarded pack(const GemmKernels& gemm, Dtype storage, const Matrices& x, const Ca
   return panels;
 }
 
-// A as scratch of `rows` rows of lda, of which the kernel may read what gemm.h says.
-Guarded scratch_a(const GemmKernels& gemm, const Matrices& x, bool transposed, int64_t lda) {
+// A as scratch of which the kernel may read what gemm.h says: m_end rows of lda, or columns.
+Guarded scratch_a(const GemmKernels& gemm, const Matrices& x, bool transposed, int64_t m_end,
+                  int64_t lda) {
   const int64_t depth_end = round_up(x.k, gemm.depth);
-  Guarded a(operand_dtype(gemm), (transposed ? depth_end : round_up(x.m, gemm.mr)) * lda);
+  Guarded a(operand_dtype(gemm), (transposed ? depth_end : m_end) * lda);
   for (int64_t i = 0; i < x.m; ++i) {
     for (int64_t p = 0; p < depth_end; ++p) {
       const double padding = transposed ? 7.0 : 0.0;  // gemm_t: any finite value
@@ -84,9 +85,11 @@ Guarded scratch_a(const GemmKernels& gemm, const Matrices& x, bool transposed, i
 // C [m, n] as the kernels leave it.
 Guarded multiply(const GemmKernels& gemm, Dtype storage, const Matrices& x, const Call& call) {
   Guarded panels = pack(gemm, storage, x, call);
-  const int64_t lda = round_up(call.transposed ? round_up(x.m, gemm.mr) : x.k, gemm.depth);
+  const int64_t last = x.m == 0 ? 0 : (x.m - 1) / call.row_block * call.row_block;
+  const int64_t m_end = last + round_up(x.m - last, gemm.mr);
+  const int64_t lda = round_up(call.transposed ? m_end : x.k, gemm.depth);
   const int64_t ldc = round_up(x.n, gemm.nr);
-  Guarded a = scratch_a(gemm, x, call.transposed, lda);
+  Guarded a = scratch_a(gemm, x, call.transposed, m_end, lda);
   Guarded c(accumulator_dtype(gemm), round_up(x.m, gemm.mr) * ldc);
   Guarded result(c.dtype(), x.m * x.n);
   for (int64_t i = 0; i < x.m; i += call.row_block) {
