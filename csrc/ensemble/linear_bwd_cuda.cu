@@ -16,8 +16,6 @@
 namespace thrifty::ensemble::cuda {
 namespace {
 
-// Two blocks for each multiprocessor of an H100; sums are cut until there are so many.
-constexpr int64_t kEnoughBlocks = 264;
 // A split of the samples should still be long beside the tile that it stores.
 constexpr int64_t kMinDepth = 256, kDepthStep = 32;
 
@@ -46,8 +44,14 @@ struct Plan {
 
 class Planner {
  public:
-  Planner(const Layer& given, const void* grad, const void* z, const LayerGrads& grads, void* base)
-      : layer_(simplified(given)), grad_(grad), z_(z), grads_(grads), arena_(base) {}
+  Planner(const Layer& given, const void* grad, const void* z, const LayerGrads& grads, void* base,
+          int64_t blocks)
+      : layer_(simplified(given)),
+        grad_(grad),
+        z_(z),
+        grads_(grads),
+        enough_blocks_(blocks),
+        arena_(base) {}
 
   Plan plan() {
     const bool dr_from_dw = grads_.r != nullptr && grads_.x == nullptr;
@@ -135,7 +139,7 @@ class Planner {
   int64_t splits(const GradArgs& args) const {
     const int64_t size = grad_tile(dtype_size(layer_.dtype));
     const int64_t blocks = ceil_div(args.rows.of(0), size) * ceil_div(args.columns, size);
-    return std::max<int64_t>(1, kEnoughBlocks / std::max<int64_t>(1, blocks * args.units));
+    return std::max<int64_t>(1, enough_blocks_ / std::max<int64_t>(1, blocks * args.units));
   }
 
   // The result, through partial sums where it was cut, and dr.
@@ -164,6 +168,7 @@ class Planner {
   const Layer layer_;
   const void *grad_, *z_, *dz_ = nullptr;
   const LayerGrads grads_;
+  const int64_t enough_blocks_;
   Arena arena_;
   Plan plan_;
 };
@@ -203,15 +208,15 @@ std::vector<PartialSums> zero_grads(const Layer& layer, const LayerGrads& grads)
 
 }  // namespace
 
-int64_t linear_bwd_scratch(const Layer& layer, const LayerGrads& grads) {
+int64_t linear_bwd_scratch(const Layer& layer, const LayerGrads& grads, int64_t blocks) {
   if (layer.rows() == 0) return 0;
-  Planner planner(layer, nullptr, nullptr, grads, nullptr);
+  Planner planner(layer, nullptr, nullptr, grads, nullptr, blocks);
   planner.plan();
   return planner.scratch_bytes();
 }
 
 Status linear_bwd(const Layer& layer, const void* grad, const void* z, const LayerGrads& grads,
-                  void* scratch, cudaStream_t stream) {
+                  void* scratch, cudaStream_t stream, int64_t blocks) {
   Status status;
   const auto then = [&](const char* kernel, auto start) {
     if (status.ok()) status = {start(), kernel};
@@ -225,7 +230,7 @@ Status linear_bwd(const Layer& layer, const void* grad, const void* z, const Lay
     add(zero_grads(layer, grads));
     return status;
   }
-  const Plan plan = Planner(layer, grad, z, grads, scratch).plan();
+  const Plan plan = Planner(layer, grad, z, grads, scratch, blocks).plan();
   const Dtype dtype = layer.dtype;
   if (plan.dz) then("linear_dz", [&] { return launch_dz(dtype, plan.dz_args, stream); });
   add(plan.dz_sums);

@@ -1,5 +1,7 @@
 // Forward kernels of the ensemble layers against the CPU's in float64, over dtypes, layouts, sizes
 // around the tiles' edges, alignments and activations; dropout masks bit for bit.
+#include <sys/mman.h>
+
 #include "ensemble/layer_operands.h"
 #include "ensemble/linear_launch.h"
 #include "ensemble_layer.h"
@@ -173,6 +175,48 @@ TEST(fwd_dropout_mask_is_philox) {
   }
 }
 
+// Rows of x more than 2^31 elements apart: pages of a mapping that nobody else touches.
+TEST(fwd_offsets_are_64_bit) {
+  for (const Dtype dtype : {Dtype::kBFloat16, Dtype::kFloat32}) {
+    TestLayer layer({.dtype = dtype, .batch = 3, .in = 8});
+    const Case& c = layer.test;
+    const size_t size = size_t(dtype_size(dtype)), stride = (size_t(1) << 30) + 8;
+    const size_t bytes = (2 * stride + 8) * size;
+    void* const far = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
+                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    expect(far != MAP_FAILED, "no address space");
+    for (size_t row = 0; row < 3; ++row) {
+      std::memcpy(static_cast<unsigned char*>(far) + row * stride * size,
+                  layer.x.begin + row * 8 * size, 8 * size);
+    }
+    Layer on_device = layer.device_layer();
+    on_device.x = far, on_device.x_outer = int64_t(stride);
+    Buffer<unsigned char> out(size_t(c.all_rows() * c.out) * size);
+    expect_ok(cuda::linear_fwd(on_device, out.data(), nullptr, cudaStream_t()).error);
+    munmap(far, bytes);
+    expect_near(decode(dtype, out.bytes()), decode(Dtype::kFloat64, expected(layer).out),
+                tolerance(dtype), "out");
+  }
+}
+
+// out is made of the z that is saved, whose rounding backward will see: hardly an element differs
+// from that, where half of them would if y came from the unrounded sum.
+TEST(fwd_out_follows_saved_z) {
+  for (const Dtype dtype : {Dtype::kBFloat16, Dtype::kFloat16}) {
+    TestLayer layer({.dtype = dtype, .batch = 40, .in = 64, .out = 20, .bias = 1});
+    const Case& c = layer.test;
+    const Forward got = run(layer);
+    const Values out = decode(dtype, got.out), z = decode(dtype, got.z);
+    int different = 0;
+    for (int64_t i = 0; i < c.all_rows() * c.out; ++i) {
+      const double s = layer.s->values[size_t(i % (c.k * c.out))];
+      const double y = z[size_t(i)] * s + layer.bias->values[size_t(i % c.out)];
+      different += out[size_t(i)] != round_to(dtype, y);
+    }
+    expect(different <= c.all_rows() * c.out / 100, std::to_string(different) + " elements differ");
+  }
+}
+
 TEST(fwd_relu_passes_nan) {
   Case c{.dtype = Dtype::kFloat32, .activation = "relu"};
   TestLayer layer(c);
@@ -185,10 +229,8 @@ TEST(fwd_relu_passes_nan) {
 
 // More depth tiles than stages of shared memory.
 TEST(fwd_schedules) {
-  for (const Dtype dtype : {Dtype::kBFloat16, Dtype::kFloat32}) {
-    for_each_schedule([&] { return check({.dtype = dtype, .k = 1, .in = 170, .dropout = 0.5}); });
-  }
   for (const Dtype dtype : kDtypes) {
+    for_each_schedule([&] { return check({.dtype = dtype, .k = 1, .in = 170, .dropout = 0.5}); });
     for_few_schedules([&] { return check({.dtype = dtype, .k = 1, .in = 170, .packed = true}); });
   }
 }
