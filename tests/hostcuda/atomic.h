@@ -9,7 +9,7 @@ namespace host {
 
 template <class T, class Update>
 THRIFTY_HOST_OP T atomic_update(T* address, const Site& site, Update&& update) {
-  require_aligned("atomic", address, sizeof(T), site);
+  require_access("atomic", address, sizeof(T), site);
   preempt();
   note_atomic(address, sizeof(T), true);
   T old, changed;
@@ -51,7 +51,7 @@ THRIFTY_HOST_OP T atomic_cas(T* address, T expected, T value,
 }
 template <class T>
 THRIFTY_HOST_OP T atomic_load(const T* address, host::Site site = host::Site::current()) {
-  host::require_aligned("atomic", address, sizeof(T), site);
+  host::require_access("atomic", address, sizeof(T), site);
   host::give_way();
   host::note_atomic(address, sizeof(T), false);
   T value;

@@ -7,7 +7,9 @@
 #include "hostcuda/runtime.h"
 
 // Frames of a launch that failed are abandoned, with what they own.
-extern "C" const char* __asan_default_options() { return "detect_leaks=0"; }
+extern "C" __attribute__((visibility("default"))) const char* __asan_default_options() {
+  return "detect_leaks=0";
+}
 
 namespace thrifty::cuda::testing {
 

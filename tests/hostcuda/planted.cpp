@@ -55,7 +55,7 @@ void expect_caught(const Report& report, const std::function<void()>& body) {
   waitpid(child, &status, 0);
   expect(status != 0, "the planted bug was not caught");
   expect(text.find(expected) != std::string::npos,
-         "expected a report with \"" + std::string(expected) + "\", got: " + text.substr(0, 600));
+         "expected a report with \"" + std::string(expected) + "\", got: " + text.substr(0, 1500));
   if (std::getenv("THRIFTY_SHOW_REPORTS")) std::printf("     %s\n", text.substr(0, 400).c_str());
 }
 

@@ -28,6 +28,9 @@ void fill_poison(void* address, size_t bytes);
 // Fails unless [address, address + bytes) lies in shared memory of the launch, aligned as told.
 void require_shared(const char* op, const void* address, size_t bytes, size_t align,
                     const Site& site);
+// Of the operations that the runtime performs itself, which sanitizers do not watch: any memory
+// that the kernel may use, aligned to its size.
+void require_access(const char* op, const void* address, size_t bytes, const Site& site);
 void require_aligned(const char* op, const void* address, size_t align, const Site& site);
 
 // Accesses that the compiler's instrumentation does not see are told to the race checker; a raw

@@ -18,9 +18,9 @@ void syncwarp(uint32_t mask, const Site& site);
 
 template <class T>
 uint64_t to_bits(T value) {
-  static_assert(sizeof(T) <= 8 && std::is_trivially_copyable_v<T>);
+  static_assert(sizeof(T) <= 8, "a warp exchanges values of up to 8 bytes");
   uint64_t bits = 0;
-  std::memcpy(&bits, &value, sizeof(T));
+  std::memcpy(&bits, static_cast<const void*>(&value), sizeof(T));
   return bits;
 }
 

@@ -28,6 +28,7 @@ enum class Bug {
   global_plain_add,
   shared_index,
   dynamic_index,
+  dynamic_store,
   misaligned,
   warp_order,
   unfenced,
@@ -95,7 +96,7 @@ __global__ void __launch_bounds__(96)
   THRIFTY_DYNAMIC_SHARED(int, mine);  // [64]
   THRIFTY_SHARED(int, total, [1]);
   const int t = int(threadIdx.x);
-  if (t < 64 && bug != Bug::unwritten_shared) mine[t] = 0;
+  if (t < (bug == Bug::dynamic_store ? 65 : 64) && bug != Bug::unwritten_shared) mine[t] = 0;
   if (t == 0) total[bug == Bug::shared_index ? 16 : 0] = 0;
   syncthreads();
   for (int i = int(blockIdx.x) * 96 + t; i < n; i += 96 * int(gridDim.x)) {
@@ -226,8 +227,12 @@ TEST(shared_index_static) {
                 [] { check_histogram(Bug::shared_index); });
 }
 TEST(shared_index_dynamic) {
-  expect_caught({"use-after-poison", "outside of what was launched"},
+  expect_caught({"beyond what was launched", "beyond what was launched"},
                 [] { check_histogram(Bug::dynamic_index); });
+}
+TEST(shared_store_past_the_end) {
+  expect_caught({"use-after-poison", "outside of what was launched"},
+                [] { check_histogram(Bug::dynamic_store); });
 }
 TEST(misaligned_vector) {
   expect_caught({"not a multiple of 16", "not a multiple of 16"},

@@ -115,6 +115,17 @@ __global__ void __launch_bounds__(128)
   }
 }
 
+// Types other than int, and threads in three dimensions.
+__global__ void other_types(const float* __restrict__ in, double* __restrict__ out) {
+  const int rank = thread_rank(), lane = lane_index();
+  const float v = in[rank];
+  const double wide = shfl_down(double(v) * 3, 1, kFullMask, 16);
+  const __nv_bfloat162 pair = shfl_xor(__floats2bfloat162_rn(v, float(lane)), 5);
+  const int64_t whole = shfl(int64_t(rank) << 33, 7);
+  out[rank] = wide + double(to_float(pair.x)) + double(to_float(pair.y)) * 64 +
+              double(whole >> 33) + popcount(warp_match(double(lane % 3))) * 4096;
+}
+
 // Every kind of atomic on one shared and one global word.
 __global__ void __launch_bounds__(96) atomics(int* __restrict__ out, float* __restrict__ sum) {
   THRIFTY_SHARED(int, word, [4]);
@@ -150,6 +161,24 @@ TEST(named_barriers) {
     Buffer<int> out(in.size());
     expect_ok(launch(hand_over, 1, 128, 0, nullptr, input.data(), out.data(), 3));
     expect_close(out, expected, 0, 0, "out");
+    return out.bytes();
+  });
+}
+
+TEST(other_types_and_dimensions) {
+  const auto in = normal_values<float>(96, 8);
+  std::vector<double> expected;
+  for (int t = 0; t < 96; ++t) {
+    const int base = t / 32 * 32, lane = t % 32;
+    expected.push_back(double(in[size_t(lane % 16 < 15 ? t + 1 : t)]) * 3 +
+                       as_double(from_float<bf16>(in[size_t(base + (lane ^ 5))])) +
+                       (lane ^ 5) * 64 + base + 7 + (lane % 3 < 2 ? 11 : 10) * 4096);
+  }
+  Buffer<float> input(in);
+  for_each_schedule([&] {
+    Buffer<double> out(96);
+    expect_ok(launch(other_types, 1, dim3(32, 1, 3), 0, nullptr, input.data(), out.data()));
+    expect_close(out, expected, 1e-9, 0, "out");
     return out.bytes();
   });
 }

@@ -10,7 +10,7 @@ void async_copy(void* destination, const void* source, int bytes, bool valid, co
   const race::Quiet quiet;
   Thread& thread = self("cp.async");
   require_shared("cp.async", destination, size_t(bytes), size_t(bytes), site);
-  if (valid) require_aligned("cp.async", source, size_t(bytes), site);
+  if (valid) require_access("cp.async", source, size_t(bytes), site);
   const void* code = __builtin_return_address(0);
   race::async_begin(destination, size_t(bytes), thread.index, code);
   if (valid) race::read(source, size_t(bytes), thread.index, code);

@@ -4,7 +4,7 @@
 #include <new>
 #include <utility>
 
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(THRIFTY_HOSTCUDA_ASAN)
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
@@ -13,7 +13,7 @@ namespace thrifty::cuda::host {
 
 namespace {
 
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(THRIFTY_HOSTCUDA_ASAN)
 const void* scheduler_stack = nullptr;
 size_t scheduler_stack_bytes = 0;
 void* scheduler_fake_stack = nullptr;
@@ -39,7 +39,7 @@ Fiber* starting = nullptr;  // makecontext passes only ints
 }  // namespace
 
 void Fiber::resume() {
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(THRIFTY_HOSTCUDA_ASAN)
   __sanitizer_start_switch_fiber(&scheduler_fake_stack, stack_, stack_bytes_);
 #endif
 #if defined(THRIFTY_HOSTCUDA_BOOST)
@@ -48,7 +48,7 @@ void Fiber::resume() {
   starting = this;
   swapcontext(&outside_, &inside_);
 #endif
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(THRIFTY_HOSTCUDA_ASAN)
   __sanitizer_finish_switch_fiber(scheduler_fake_stack, nullptr, nullptr);
 #endif
 }
@@ -64,14 +64,14 @@ void Fiber::suspend() {
 }
 
 void Fiber::leave([[maybe_unused]] bool for_good) {
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(THRIFTY_HOSTCUDA_ASAN)
   __sanitizer_start_switch_fiber(for_good ? nullptr : &fake_stack_, scheduler_stack,
                                  scheduler_stack_bytes);
 #endif
 }
 
 void Fiber::arrived() {
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(THRIFTY_HOSTCUDA_ASAN)
   __sanitizer_finish_switch_fiber(fake_stack_, &scheduler_stack, &scheduler_stack_bytes);
 #endif
 }
@@ -93,6 +93,9 @@ void Fiber::trampoline() {
 
 void Fiber::abandon() {
   unfinished_ = false;
+#if defined(THRIFTY_HOSTCUDA_ASAN)
+  __asan_unpoison_memory_region(stack_, stack_bytes_);  // its frames will never be left
+#endif
 #if defined(THRIFTY_HOSTCUDA_BOOST)
   // The destructor would unwind the fiber; its handle is all there is to release.
   new (&inside_) boost::context::fiber();
@@ -106,9 +109,6 @@ void Fiber::start(char* stack, size_t stack_bytes, Body body, void* argument) {
   stack_bytes_ = stack_bytes;
   unfinished_ = true;
   fake_stack_ = nullptr;
-#if defined(__SANITIZE_ADDRESS__)
-  ASAN_UNPOISON_MEMORY_REGION(stack, stack_bytes);  // frames of an abandoned fiber
-#endif
 #if defined(THRIFTY_HOSTCUDA_BOOST)
   inside_ = boost::context::fiber(std::allocator_arg, GivenStack{stack, stack_bytes},
                                   [this](boost::context::fiber&& scheduler) {

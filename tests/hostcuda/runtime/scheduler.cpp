@@ -19,7 +19,7 @@ namespace {
 constexpr int kMaxThreads = 1024;
 constexpr size_t kPage = 4096;
 // Frames under AddressSanitizer are several times larger.
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(THRIFTY_HOSTCUDA_ASAN)
 constexpr size_t kStackBytes = size_t(256) << 10;
 #else
 constexpr size_t kStackBytes = size_t(64) << 10;

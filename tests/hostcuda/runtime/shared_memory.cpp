@@ -8,11 +8,12 @@
 #include "hostcuda/runtime/race.h"
 #include "hostcuda/runtime/state.h"
 
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(THRIFTY_HOSTCUDA_ASAN)
 #include <sanitizer/asan_interface.h>
 #else
-#define ASAN_POISON_MEMORY_REGION(address, bytes) ((void)(address), (void)(bytes))
-#define ASAN_UNPOISON_MEMORY_REGION(address, bytes) ((void)(address), (void)(bytes))
+#define __asan_poison_memory_region(address, bytes) ((void)(address), (void)(bytes))
+#define __asan_unpoison_memory_region(address, bytes) ((void)(address), (void)(bytes))
+#define __asan_region_is_poisoned(address, bytes) ((void)(address), (void)(bytes), nullptr)
 #endif
 
 namespace thrifty::cuda::host {
@@ -26,7 +27,7 @@ void* carve(const void* key, const char* name, size_t bytes, size_t align) {
   Launch& launch = current();
   const size_t offset = (launch.arena_used + align - 1) / align * align;
   char* address = launch.arena + offset;
-  ASAN_UNPOISON_MEMORY_REGION(address, bytes);
+  __asan_unpoison_memory_region(address, bytes);
   fill_poison(address, bytes);
   race::shared_declared(offset, bytes);
   launch.slots.push_back({key, name, offset, bytes});
@@ -59,7 +60,7 @@ void shared_begin_block(size_t dynamic_bytes) {
     throw Fault(kernel_name(launch.kernel) + ": " + std::to_string(dynamic_bytes) +
                 " bytes of dynamic shared memory, the limit is " +
                 std::to_string(options().shared_limit));
-  ASAN_POISON_MEMORY_REGION(launch.arena, kArenaBytes);
+  __asan_poison_memory_region(launch.arena, kArenaBytes);
   race::shared_reset();
   launch.arena_used = 0;
   launch.slots.clear();
@@ -106,6 +107,17 @@ void require_shared(const char* op, const void* address, size_t bytes, size_t al
   if (offset % align != 0)
     fail(site,
          std::string(op) + ": the shared address is not a multiple of " + std::to_string(align));
+}
+
+void require_access(const char* op, const void* address, size_t bytes, const Site& site) {
+  const race::Quiet quiet;
+  require_aligned(op, address, bytes, site);
+  const Launch& launch = current();
+  const char* at = static_cast<const char*>(address);
+  if (at >= launch.arena && at < launch.arena + kArenaBytes)
+    return require_shared(op, address, bytes, bytes, site);
+  if (__asan_region_is_poisoned(const_cast<void*>(address), bytes))
+    fail(site, std::string(op) + ": outside of an allocation (AddressSanitizer)");
 }
 
 uint32_t shared_address(const char* op, const void* address, const Site& site) {
