@@ -72,7 +72,9 @@ def test_old_torch(tmp_path):
 def test_no_python_headers(tmp_path):
     python = script(tmp_path / "python3", "exit 1")
     make = ["make", "test", f"PYTHON={python}", f"VENV={tmp_path / 'venv'}"]
-    run = subprocess.run(make, cwd=ROOT, capture_output=True, text=True)
+    # As a user calls it, also when `make test` is what runs this test.
+    env = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    run = subprocess.run(make, cwd=ROOT, env=env, capture_output=True, text=True)
     assert run.returncode != 0
     assert run.stdout.startswith(f"thrifty: {python} is older than 3.10 or lacks its headers")
 
