@@ -79,6 +79,19 @@ int32_t TargetRow::draw_outside(const int32_t* ids, int64_t n, int64_t seed, int
   return draw(seed, position);
 }
 
+void TargetRow::block_probs(int64_t block, float* probs) const {
+  if (greedy_) {
+    std::fill(probs, probs + kLogitsBlock, 0.0f);
+    if (best_ / kLogitsBlock == block) probs[best_ % kLogitsBlock] = 1;
+    return;
+  }
+  uint32_t words[kBlockWords];
+  const auto ref = float(log_mass_);
+  logits_kernels(row_.dtype).weights(block_of(row_, block, words), ref, probs);
+  const auto rounding = float(std::exp(double(ref) - log_mass_));
+  for (int64_t i = 0; i < kLogitsBlock; ++i) probs[i] *= rounding;
+}
+
 void TargetRow::top(int64_t k, int32_t* ids, float* probs) {
   std::fill(ids, ids + k, -1);
   std::fill(probs, probs + k, 0.0f);

@@ -29,6 +29,11 @@ class TargetRow {
   int32_t draw_outside(const int32_t* ids, int64_t n, int64_t seed, int64_t position);
   int32_t argmax() const { return best_; }
 
+  // p of the 1024 tokens of a block (kLogitsBlock), 0 beyond the vocabulary.
+  void block_probs(int64_t block, float* probs) const;
+  int64_t blocks() const { return row_.blocks(); }
+  int64_t vocab() const { return row_.vocab; }
+
   // The k most probable, padded with -1 and 0.
   void top(int64_t k, int32_t* ids, float* probs);
 

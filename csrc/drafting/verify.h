@@ -40,8 +40,8 @@ struct SettingArgs {
 struct LogitsView {
   const void* data = nullptr;
   Dtype dtype = Dtype::kFloat32;
-  int64_t batch = 0, rows = 0, vocab = 0;         // [batch, rows, vocab]
-  int64_t batch_stride = 0, row_stride = 0;       // in elements
+  int64_t batch = 0, rows = 0, vocab = 0;    // [batch, rows, vocab]
+  int64_t batch_stride = 0, row_stride = 0;  // in elements
   const void* at(int64_t b, int64_t row) const {
     const int64_t elements = b * batch_stride + row * row_stride;
     return static_cast<const char*>(data) + elements * dtype_size(dtype);
@@ -60,16 +60,16 @@ struct RowStatsArgs {
 };
 
 struct RowStats {
-  LogitsView logits;  // batch = 1
+  LogitsView logits;                 // batch = 1
   const int32_t* exclude = nullptr;  // [rows, excluded]
   int64_t excluded = 0, k = 0;
   TargetSettings settings;
 };
 
 struct RowStatsOut {
-  float* lse;           // [rows]
-  int32_t* topk_ids;    // [rows, k]
-  float* topk_probs;    // [rows, k]
+  float* lse;              // [rows]
+  int32_t* topk_ids;       // [rows, k]
+  float* topk_probs;       // [rows, k]
   int32_t *draw, *status;  // [rows]
 };
 
@@ -89,7 +89,7 @@ struct VerifyTreeArgs {
 };
 
 struct VerifyTree {
-  LogitsView logits;  // [B, R, V]
+  LogitsView logits;                                   // [B, R, V]
   const int32_t *tokens, *first_child, *next_sibling;  // [B, T]
   const int32_t* q_ids;                                // [B, T, K]
   const float* q;                                      // [B, T, K]
@@ -109,12 +109,12 @@ struct VerifyChainArgs {
 };
 
 struct VerifyChain {
-  LogitsView logits;               // [B, n + 1, V]
-  const int32_t* tokens = nullptr; // [B, n]
-  const int32_t* lens = nullptr;   // [B] or null
-  const int32_t* q_ids = nullptr;  // [B, n, K], or null: q is dense
-  const float* q = nullptr;        // [B, n, K], or null: target rule
-  int64_t length = 0, support = 0; // n, K
+  LogitsView logits;                // [B, n + 1, V]
+  const int32_t* tokens = nullptr;  // [B, n]
+  const int32_t* lens = nullptr;    // [B] or null
+  const int32_t* q_ids = nullptr;   // [B, n, K], or null: q is dense
+  const float* q = nullptr;         // [B, n, K], or null: target rule
+  int64_t length = 0, support = 0;  // n, K
   bool block = false;
   int64_t k = 0;
   TargetSettings settings;

@@ -99,8 +99,7 @@ class Walker {
     residual_.start(row_, call_.q_ids + at, call_.q + at, call_.support);
     uint32_t coin = 0;
     for (int32_t c = first_child_[node]; c >= 0; c = next_sibling_[c]) {
-      if (residual_.accept(tokens_[c],
-                           uniforms(seed_, position, Stream::kCoins, coin++).u)) {
+      if (residual_.accept(tokens_[c], uniforms(seed_, position, Stream::kCoins, coin++).u)) {
         child = c;
         return tokens_[c];
       }
