@@ -12,6 +12,7 @@ from thrifty.info import __version__ as __version__
 from thrifty.info import info as info
 
 if TYPE_CHECKING:
+    import thrifty.hf
     import thrifty.nn
     import thrifty.numpy
     import thrifty.reference  # noqa: F401
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from thrifty.ensemble import *  # noqa: F403
 
 FAMILIES = ("ensemble", "drafting")
-_MODULES = (*FAMILIES, "nn", "numpy", "reference")
+_MODULES = (*FAMILIES, "hf", "nn", "numpy", "reference")
 
 
 def __getattr__(name: str) -> Any:
