@@ -58,8 +58,9 @@ class SpeculativeCache:
         if not self._movable and batch > 1:
             kinds = sorted({type(layer).__name__ for layer in self.cache.layers})
             _fail("cache", "layers of DynamicLayer for more than one sequence", ", ".join(kinds))
-        if not self._movable and not getattr(self.cache, "is_croppable", True):
-            _fail("cache", "one that can be cropped", type(self.cache).__name__)
+        fixed = [type(t).__name__ for t in self.cache.layers if not getattr(t, "is_croppable", 0)]
+        if fixed:
+            _fail("cache", "layers that can be cropped", fixed[0])
         if batch > 1 and not self._takes_positions:
             _fail("model", "a forward with position_ids for more than one sequence", type(model))
 
@@ -98,7 +99,9 @@ class SpeculativeCache:
         self.lens[:] = total
         return logits[:, -1:]
 
-    def score(self, tokens: Tensor, draft: Draft, rows: np.ndarray, is_chain: bool, last: int):
+    def score(
+        self, tokens: Tensor, draft: Draft, rows: np.ndarray, is_chain: bool, last: int
+    ) -> Tensor:
         """Logits (B, T, V) after each node.
 
         Args:
@@ -111,10 +114,7 @@ class SpeculativeCache:
         depths = np.zeros((batch, count), np.int64)
         depths[rows] = np.maximum(draft.depths[:, :count], 0)
         positions = np.minimum((self.lens - self.pads)[:, None] + depths, last - self.pads[:, None])
-        if is_chain:
-            mask = self._chain_mask(draft, rows, count)
-        else:
-            mask = self._tree_mask(draft, rows, count)
+        mask = self._chain_mask(count) if is_chain else self._tree_mask(draft, rows, count)
         placed = torch.from_numpy(positions).to(tokens.device)
         return self._forward(tokens, mask, placed, keep=count)
 
@@ -159,14 +159,12 @@ class SpeculativeCache:
             visible[:, : prompt.shape[1]] &= prompt
         return visible
 
-    def _chain_mask(self, draft: Draft, rows: np.ndarray, count: int) -> Tensor | None:
+    def _chain_mask(self, count: int) -> Tensor | None:
         visible = self._visible(self.width)
-        if visible is None and count == int(draft.sizes.min()) and len(rows) == len(self.lens):
-            return None
-        batch = len(self.lens)
-        mask = torch.ones(batch, self.width + count, dtype=torch.int64)
-        if visible is not None:
-            mask[:, : self.width] = visible
+        if visible is None:
+            return None  # nodes that are not valid stand last, where no valid one looks
+        mask = torch.ones(len(self.lens), self.width + count, dtype=torch.int64)
+        mask[:, : self.width] = visible
         return mask.to(self.model.device)
 
     def _tree_mask(self, draft: Draft, rows: np.ndarray, count: int) -> Tensor:

@@ -1,9 +1,9 @@
 """The processors that generate prepared, applied to the logits of drafted nodes.
 
-A processor is a function of a prefix and its logits, so each node gets its own prefix: the committed
-ids and the path to the node. Those at the end of the list that are temperature, top-k, top-p and
-min-p are not run at all but become settings of `verify_tree`, which applies them in its pass over
-the logits.
+A processor is a function of a prefix and its logits, so each node gets its own prefix: the
+committed ids and the path to the node. Those at the end of the list that are temperature, top-k,
+top-p and min-p are not run at all but become settings of `verify_tree`, which applies them in its
+pass over the logits.
 """
 
 from collections import defaultdict
@@ -86,9 +86,7 @@ class NodeProcessors:
         self._batch = batch
         if not run_all:
             self._take_settings()
-        self._per_row = batch == 1 or all(
-            type(p) in _PER_ROW or getattr(p, "prefix_only", False) for p in self._run
-        )
+        self._per_row = batch == 1 or all(_looks_at_one_row(p) for p in self._run)
 
     def _take_settings(self) -> None:
         """From the end of the list, as long as the order is verify_tree's own."""
@@ -145,6 +143,12 @@ class NodeProcessors:
         for processor in self._run:
             scores = processor(ids, scores)
         return scores
+
+
+def _looks_at_one_row(processor: Any) -> bool:
+    if torch.is_tensor(getattr(processor, "prompt_ignore_length", None)):
+        return False  # a length of padding for each row
+    return type(processor) in _PER_ROW or getattr(processor, "prefix_only", False)
 
 
 def _is_plain(warper: Any) -> bool:

@@ -1,8 +1,8 @@
 """speculative_generate: what `model.generate(custom_generate=...)` calls to decode with drafts.
 
-A step: the drafter grows a tree below each sequence's last token, one forward pass scores all nodes,
-generate's processors are applied to each node's own prefix, `verify_tree` accepts a path and draws
-one more token, the cache keeps the accepted columns, the table learns from the scores.
+A step: the drafter grows a tree below each sequence's last token, one forward pass scores all
+nodes, generate's processors are applied to each node's own prefix, `verify_tree` accepts a path and
+draws one more token, the cache keeps the accepted columns, the table learns from the scores.
 """
 
 from collections.abc import Callable
@@ -182,7 +182,10 @@ class _Run:
         self, rows: np.ndarray, draft: Draft, tree: DraftTree, logits: Tensor
     ) -> tuple[np.ndarray, np.ndarray]:
         """Verifies, learns, commits tokens; the paths and how many of their nodes are kept."""
-        lengths = [(self.rows.lens[b] + d[d >= 0]).tolist() for b, d in zip(rows, draft.depths)]
+        if logits.dtype == torch.float64:
+            logits = logits.float()  # as plain generate has them
+        depths = [of[of >= 0] for of in draft.depths]
+        lengths = [(self.rows.lens[b] + d).tolist() for b, d in zip(rows, depths, strict=True)]
         scores = self.processors(logits, rows.tolist(), lengths, self._prefix_of(rows, draft))
         everything = self.drafter.learns_from_all(logits.device.type, logits.shape[-1])
         verified = verify_tree(
