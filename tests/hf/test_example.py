@@ -1,6 +1,7 @@
 """examples/speculative_generate.py runs, and its tables of n-grams pay."""
 
 import importlib.util
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ pytestmark = pytest.mark.skipif(not EXAMPLE.exists(), reason="no examples here")
 
 def example() -> Any:
     spec = importlib.util.spec_from_file_location("speculative_generate_example", EXAMPLE)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look there
     spec.loader.exec_module(module)
     return module
 
