@@ -16,33 +16,33 @@ namespace {
 // knows nothing of the numbers that it is verified with under the same seed and offset.
 constexpr uint32_t kDraftStream = 4;
 
-// The distribution that a node's children are drawn from.
-struct Candidates {
-  int m = 0;
-  int32_t ids[kMaxK];
-  float q[kMaxK];
-};
-
-// q_i = p_i^inv_temp / sum. Pairs too small to be drawn are left out, as verification divides by q.
-Candidates candidates(const NgramEntry& entry, float inv_temp) {
-  Candidates c;
-  float weight[kMaxK], sum = 0;
-  for (int i = 0; i < entry.m; ++i) {
-    const float ratio = entry.probs[i] / entry.probs[0];
-    weight[c.m] = inv_temp == 1 ? ratio : std::pow(ratio, inv_temp);
-    if (!(weight[c.m] >= kSmallestProb)) continue;
-    c.ids[c.m] = entry.ids[i];
-    sum += weight[c.m++];
+// q_i = p_i^inv_temp / sum over the entry's pairs; how many there are. Pairs too small to be drawn,
+// which are the last ones, are left out, as verification divides by q.
+int distribution(const NgramEntry& entry, float inv_temp, float* q) {
+  int m = entry.m;
+  float sum = 0;
+  if (inv_temp == 1) {
+    for (int i = 0; i < m; ++i) sum += q[i] = entry.probs[i];
+  } else {
+    for (int i = 0; i < m; ++i) {
+      const float weight = std::pow(entry.probs[i] / entry.probs[0], inv_temp);
+      if (!(weight >= kSmallestProb)) {
+        m = i;
+        break;
+      }
+      sum += q[i] = weight;
+    }
   }
-  for (int i = 0; i < c.m; ++i) c.q[i] = weight[i] / sum;
-  return c;
+  const float scale = 1 / sum;
+  for (int i = 0; i < m; ++i) q[i] *= scale;
+  return m;
 }
 
 // `count` distinct indices of q, each drawn from what is left: the law of Gumbel's top `count`,
 // without logarithms. Child r takes word r % 4 of the counter (node + 1024 * (r / 4)).
-void draw(const Candidates& c, int count, int64_t seed, int64_t offset, int node, int* chosen) {
-  float left[kMaxK];
-  std::copy(c.q, c.q + c.m, left);
+void draw(const float* q, int m, int count, int64_t seed, int64_t offset, int node, int* chosen) {
+  double left[kMaxK], total = 0;
+  for (int i = 0; i < m; ++i) total += left[i] = double(q[i]);
   Philox4 words{};
   for (int r = 0; r < count; ++r) {
     if (r % 4 == 0) {
@@ -50,20 +50,24 @@ void draw(const Candidates& c, int count, int64_t seed, int64_t offset, int node
                      {{uint32_t(node) + uint32_t(kMaxNodes) * uint32_t(r / 4), kDraftStream,
                        uint32_t(offset), uint32_t(uint64_t(offset) >> 32)}});
     }
-    double total = 0;
-    for (int i = 0; i < c.m; ++i) total += left[i];
     double target = (words.word[r % 4] + 0.5) * 0x1p-32 * total;
     int pick = -1;
-    for (int i = 0; i < c.m; ++i) {
+    for (int i = 0; i < m; ++i) {
       if (left[i] == 0) continue;
       pick = i;
       target -= left[i];
       if (target < 0) break;
     }
     chosen[r] = pick;
+    total -= left[pick];
     left[pick] = 0;
   }
 }
+
+// The newest tokens of a node's context, the last one at the end.
+struct History {
+  int32_t tokens[kMaxOrder];
+};
 
 // One context that a node may be looked up by.
 struct Found {
@@ -87,7 +91,7 @@ class Filler {
         order_(table.n_max()),
         nodes_(shape.size()),
         k_(table.k()),
-        history_(size_t(nodes_ * order_)),
+        history_(size_t(nodes_)),
         keys_(size_t(nodes_ * order_ * 2)),
         found_(size_t(nodes_)) {}
 
@@ -113,7 +117,7 @@ class Filler {
     const int32_t* end = contexts_.end(b);
     size_ = 1, len_ = int(len);
     // The newest tokens at the right end, as in a tail; what is missing is never read.
-    std::copy(end - len, end, history_.data() + order_ - len);
+    std::copy(end - len, end, history_[0].tokens + kMaxOrder - len);
     tables_[0] = first_.empty() || first_[size_t(b)] == nullptr ? nullptr : first_[size_t(b)];
     tables_[1] = &table_;
     at(out_.tokens, b)[0] = end[-1];
@@ -132,7 +136,7 @@ class Filler {
 
   void hash(int64_t node) {
     if (shape_.child_count[size_t(slots_[node])] == 0) return;
-    const int32_t* end = history_.data() + (node + 1) * order_;
+    const int32_t* end = history_[size_t(node)].tokens + kMaxOrder;
     for (int t = 0; t < 2; ++t) {
       if (tables_[t] == nullptr) continue;
       uint64_t* keys = keys_.data() + (node * 2 + t) * order_;
@@ -169,21 +173,23 @@ class Filler {
     NgramEntry entry;
     if (found.store == nullptr || !found.store->read(found.slot, found.key, entry)) return;
     if (entry.m == 0) return;
-    const Candidates c = candidates(entry, settings_.sample ? settings_.inv_temp : 1);
     const int slot = slots_[node];
-    const int count = std::min(shape_.child_count[size_t(slot)], c.m);
-    int chosen[kMaxK];
+    const int count = std::min(shape_.child_count[size_t(slot)], entry.m);
+    int32_t* ids = out_.q_ids + (b * nodes_ + node) * k_;
+    float* q = out_.q + (b * nodes_ + node) * k_;
+    int chosen[kMaxK] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13};
+    int drawn = count;
     if (settings_.sample) {
-      draw(c, count, settings_.seeds[b], settings_.offsets[b], slot, chosen);
-      std::copy(c.ids, c.ids + c.m, out_.q_ids + (b * nodes_ + node) * k_);
-      std::copy(c.q, c.q + c.m, out_.q + (b * nodes_ + node) * k_);
-    } else {
-      for (int i = 0; i < count; ++i) chosen[i] = i;
+      const int m = distribution(entry, settings_.inv_temp, q);
+      for (int i = 0; i < m; ++i) ids[i] = entry.ids[i];
+      for (int i = m; i < k_; ++i) q[i] = 0;
+      drawn = std::min(count, m);
+      draw(q, m, drawn, settings_.seeds[b], settings_.offsets[b], slot, chosen);
     }
     ++hits;
     at(out_.first_child, b)[node] = int32_t(size_);
-    for (int i = 0; i < count; ++i) {
-      append(b, node, shape_.child_begin[size_t(slot)] + i, c.ids[chosen[i]], i + 1 == count);
+    for (int i = 0; i < drawn; ++i) {
+      append(b, node, shape_.child_begin[size_t(slot)] + i, entry.ids[chosen[i]], i + 1 == drawn);
     }
   }
 
@@ -192,15 +198,16 @@ class Filler {
     tokens_[node] = token, slots_[node] = slot, depths_[node] = depths_[parent] + 1;
     at(out_.parents, b)[node] = int32_t(parent);
     at(out_.next_sibling, b)[node] = last ? -1 : int32_t(node + 1);
-    int64_t* ancestors = out_.ancestors + b * nodes_ * words;
-    std::copy(ancestors + parent * words, ancestors + (parent + 1) * words,
-              ancestors + node * words);
-    auto& word = ancestors[node * words + node / 64];
-    word = int64_t(uint64_t(word) | uint64_t(1) << (node % 64));
+    int64_t *theirs = out_.ancestors + (b * nodes_ + parent) * words,
+            *own = out_.ancestors + (b * nodes_ + node) * words;
+    own[0] = theirs[0];
+    if (words == 2) own[1] = theirs[1];  // a call of memcpy would be most of this function
+    if (words > 2) std::memcpy(own, theirs, size_t(words) * sizeof *own);
+    own[node / 64] = int64_t(uint64_t(own[node / 64]) | uint64_t(1) << (node % 64));
     if (shape_.child_count[size_t(slot)] == 0) return;
-    int32_t* own = history_.data() + node * order_;
-    std::memcpy(own, history_.data() + parent * order_ + 1, size_t(order_ - 1) * sizeof *own);
-    own[order_ - 1] = token;
+    History& history = history_[size_t(node)];
+    std::memcpy(history.tokens, history_[size_t(parent)].tokens + 1, 4 * (kMaxOrder - 1));
+    history.tokens[kMaxOrder - 1] = token;
   }
 
   void finish(int64_t b) {
@@ -222,7 +229,7 @@ class Filler {
   const DraftArrays& out_;
   const int order_;
   const int64_t nodes_, k_;
-  std::vector<int32_t> history_;  // [nodes, order]: the tokens that end with the node
+  std::vector<History> history_;  // [nodes]: the tokens that end with the node
   std::vector<uint64_t> keys_;    // [nodes, 2 tables, orders]
   std::vector<Found> found_;      // [nodes]
   const NgramTable* tables_[2] = {};
