@@ -16,51 +16,57 @@ namespace {
 // knows nothing of the numbers that it is verified with under the same seed and offset.
 constexpr uint32_t kDraftStream = 4;
 
-// q_i = p_i^inv_temp / sum over the entry's pairs; how many there are. Pairs too small to be drawn,
-// which are the last ones, are left out, as verification divides by q.
+// q_i = p_i^inv_temp / sum over the entry's pairs, 0 behind them; how many there are. Pairs too
+// small to be drawn, which are the last ones, are left out, as verification divides by q.
 int distribution(const NgramEntry& entry, float inv_temp, float* q) {
   int m = entry.m;
-  float sum = 0;
-  if (inv_temp == 1) {
-    for (int i = 0; i < m; ++i) sum += q[i] = entry.probs[i];
-  } else {
-    for (int i = 0; i < m; ++i) {
-      const float weight = std::pow(entry.probs[i] / entry.probs[0], inv_temp);
-      if (!(weight >= kSmallestProb)) {
-        m = i;
-        break;
-      }
-      sum += q[i] = weight;
+  for (int i = 0; i < kLanes; ++i) q[i] = entry.probs[i];
+  if (inv_temp != 1) {
+    for (int i = 0; i < kLanes; ++i) {
+      q[i] = i < m ? std::pow(entry.probs[i] / entry.probs[0], inv_temp) : 0;
+      if (i < m && q[i] < kSmallestProb) q[i] = 0, m = i;
     }
   }
-  const float scale = 1 / sum;
-  for (int i = 0; i < m; ++i) q[i] *= scale;
+  float sums[4] = {};
+  for (int i = 0; i < kLanes; i += 4) {
+    for (int j = 0; j < 4; ++j) sums[j] += q[i + j];
+  }
+  const float scale = 1 / ((sums[0] + sums[1]) + (sums[2] + sums[3]));
+  for (int i = 0; i < kLanes; ++i) q[i] *= scale;
   return m;
 }
 
-// `count` distinct indices of q, each drawn from what is left: the law of Gumbel's top `count`,
-// without logarithms. Child r takes word r % 4 of the counter (node + 1024 * (r / 4)).
-void draw(const float* q, int m, int count, int64_t seed, int64_t offset, int node, int* chosen) {
-  double left[kMaxK], total = 0;
-  for (int i = 0; i < m; ++i) total += left[i] = double(q[i]);
-  Philox4 words{};
+// `count` distinct indices of q, each drawn from what is left, child r by words[r]: the law of
+// Gumbel's top `count`, without logarithms.
+void draw(const float* q, int m, int count, const uint32_t* words, int* chosen) {
+  double left[kLanes], total = 1;
   for (int r = 0; r < count; ++r) {
-    if (r % 4 == 0) {
-      words = philox(uint64_t(seed),
-                     {{uint32_t(node) + uint32_t(kMaxNodes) * uint32_t(r / 4), kDraftStream,
-                       uint32_t(offset), uint32_t(uint64_t(offset) >> 32)}});
+    if (r == 1) {
+      for (int i = 0; i < m; ++i) left[i] = double(q[i]);
     }
-    double target = (words.word[r % 4] + 0.5) * 0x1p-32 * total;
+    if (r > 0) {
+      left[chosen[r - 1]] = total = 0;
+      for (int i = 0; i < m; ++i) total += left[i];
+    }
+    double target = (words[r] + 0.5) * 0x1p-32 * total;
     int pick = -1;
     for (int i = 0; i < m; ++i) {
-      if (left[i] == 0) continue;
+      const double share = r == 0 ? double(q[i]) : left[i];
+      if (share == 0) continue;
       pick = i;
-      target -= left[i];
+      target -= share;
       if (target < 0) break;
     }
     chosen[r] = pick;
-    total -= left[pick];
-    left[pick] = 0;
+  }
+}
+
+// A word of randomness for each slot of a template: slot s takes word s % 4 of counter s / 4.
+void draw_words(int64_t seed, int64_t offset, int64_t slots, uint32_t* words) {
+  for (int64_t i = 0; i < slots; i += 4) {
+    const Philox4 four = philox(uint64_t(seed), {{uint32_t(i / 4), kDraftStream, uint32_t(offset),
+                                                  uint32_t(uint64_t(offset) >> 32)}});
+    std::memcpy(words + i, four.word, sizeof four.word);
   }
 }
 
@@ -93,7 +99,8 @@ class Filler {
         k_(table.k()),
         history_(size_t(nodes_)),
         keys_(size_t(nodes_ * order_ * 2)),
-        found_(size_t(nodes_)) {}
+        found_(size_t(nodes_)),
+        words_(size_t(nodes_ + 3)) {}
 
   void fill(int64_t b) {
     start(b);
@@ -129,6 +136,9 @@ class Filler {
     ancestors[0] = 1;
     std::fill_n(out_.q_ids + b * nodes_ * k_, nodes_ * k_, -1);
     std::fill_n(out_.q + b * nodes_ * k_, nodes_ * k_, 0.0f);
+    if (settings_.sample) {
+      draw_words(settings_.seeds[b], settings_.offsets[b], nodes_, words_.data());
+    }
     tokens_ = at(out_.tokens, b), slots_ = at(out_.slots, b), depths_ = at(out_.depths, b);
   }
 
@@ -141,8 +151,10 @@ class Filler {
       if (tables_[t] == nullptr) continue;
       uint64_t* keys = keys_.data() + (node * 2 + t) * order_;
       context_keys(*tables_[t], end, context_length(node), keys);
-      for (int n = 0; n <= table_.n_max() - table_.n_min(); ++n) {
-        if (keys[n] != 0) tables_[t]->store().prefetch_keys(keys[n]);
+      // Buckets of shorter contexts are few and in use all the time: they are in the cache.
+      const int longest = std::min(context_length(node), order_) - table_.n_min();
+      for (int n = longest; n >= 0 && n > longest - 2; --n) {
+        tables_[t]->store().prefetch_keys(keys[n]);
       }
     }
   }
@@ -176,15 +188,18 @@ class Filler {
     const int slot = slots_[node];
     const int count = std::min(shape_.child_count[size_t(slot)], entry.m);
     int32_t* ids = out_.q_ids + (b * nodes_ + node) * k_;
-    float* q = out_.q + (b * nodes_ + node) * k_;
-    int chosen[kMaxK] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13};
+    float* q_out = out_.q + (b * nodes_ + node) * k_;
+    int chosen[kLanes] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13};
     int drawn = count;
     if (settings_.sample) {
+      float q[kLanes];
       const int m = distribution(entry, settings_.inv_temp, q);
-      for (int i = 0; i < m; ++i) ids[i] = entry.ids[i];
-      for (int i = m; i < k_; ++i) q[i] = 0;
+      for (int i = 0; i < k_; ++i) {
+        ids[i] = i < m ? entry.ids[i] : -1;
+        q_out[i] = q[i];
+      }
       drawn = std::min(count, m);
-      draw(q, m, drawn, settings_.seeds[b], settings_.offsets[b], slot, chosen);
+      draw(q, m, drawn, words_.data() + shape_.child_begin[size_t(slot)], chosen);
     }
     ++hits;
     at(out_.first_child, b)[node] = int32_t(size_);
@@ -232,6 +247,7 @@ class Filler {
   std::vector<History> history_;  // [nodes]: the tokens that end with the node
   std::vector<uint64_t> keys_;    // [nodes, 2 tables, orders]
   std::vector<Found> found_;      // [nodes]
+  std::vector<uint32_t> words_;   // [nodes]: by slot
   const NgramTable* tables_[2] = {};
   int64_t size_ = 0;
   int len_ = 0;

@@ -53,13 +53,9 @@ void NgramStore::publish(int64_t slot, uint64_t key, const NgramEntry& entry) {
   lane<uint32_t>(at, 1).store(entry.count, relaxed);
   lane<uint32_t>(at, 2).store(entry.age, relaxed);
   lane<uint32_t>(at, 3).store(uint32_t(entry.m), relaxed);
-  for (int i = 0; i < entry.m; ++i) {
-    lane<int32_t>(at, kIds + i).store(entry.ids[i], relaxed);
-    lane<float>(at, kIds + k_ + i).store(entry.probs[i], relaxed);
-  }
-  for (int i = entry.m; i < k_; ++i) {  // so that equal tables are equal files
-    lane<int32_t>(at, kIds + i).store(0, relaxed);
-    lane<float>(at, kIds + k_ + i).store(0, relaxed);
+  for (int i = 0; i < k_; ++i) {  // zeros behind the pairs, so that equal tables are equal files
+    lane<int32_t>(at, kIds + i).store(i < entry.m ? entry.ids[i] : 0, relaxed);
+    lane<float>(at, kIds + k_ + i).store(i < entry.m ? entry.probs[i] : 0, relaxed);
   }
   lane<uint32_t>(at, 0).store(version + 2, std::memory_order_release);
 }

@@ -20,6 +20,7 @@
 namespace thrifty::drafting {
 
 constexpr int kMaxK = 14, kMaxOrder = 8, kBucket = 8;
+constexpr int kLanes = 16;  // of a slot in registers: whole vectors
 constexpr int64_t kHeaderBytes = 4096, kStripes = 256;
 // Pairs below this are dropped: they would never be drawn, and running means would end as
 // subnormals.
@@ -35,8 +36,8 @@ struct NgramOptions {
 struct NgramEntry {
   uint32_t count = 0, age = 0;
   int m = 0;
-  int32_t ids[kMaxK];
-  float probs[kMaxK];
+  int32_t ids[kLanes] = {};  // those from m on mean nothing
+  float probs[kLanes] = {};  // those from m on are 0
 };
 
 // First page of the region. Counters are changed through atomic_ref.
@@ -99,6 +100,7 @@ class NgramStore {
   int64_t find(uint64_t key) const {
     const uint64_t first = bucket(key);
     uint32_t match = 0;
+#pragma GCC unroll 8
     for (int i = 0; i < kBucket; ++i) {
       const bool same = key_ref(first + uint64_t(i)).load(std::memory_order_relaxed) == key;
       match |= uint32_t(same) << i;
@@ -188,7 +190,7 @@ class NgramStore {
     entry.age = lane<uint32_t>(at, 2).load(relaxed);
     entry.m = int(lane<uint32_t>(at, 3).load(relaxed));
     if (entry.m > k_) entry.m = k_;
-    for (int i = 0; i < entry.m; ++i) {
+    for (int i = 0; i < k_; ++i) {
       entry.ids[i] = lane<int32_t>(at, kIds + i).load(relaxed);
       entry.probs[i] = lane<float>(at, kIds + k_ + i).load(relaxed);
     }
