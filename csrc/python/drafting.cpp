@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "drafting/ngram_check.h"
+#include "python/arena.h"
 #include "python/numpy_edge.h"
 
 namespace thrifty::python {
@@ -68,11 +69,15 @@ py::tuple draft(const NgramTable& table, const Int32& tails, const std::optional
   for (const NgramTable* other : first) {
     if (other != nullptr) drafting::check_same_kind("draft", table, *other);
   }
-  Int32 links[6];
-  for (Int32& array : links) array = Int32({batch, nodes});
-  Int64 ancestors({batch, nodes, shape.words()});
-  Int32 sizes(batch), q_ids({batch, nodes, k});
-  Float32 q({batch, nodes, k});
+  const int64_t words = shape.words();
+  Arena arena(6 * Arena::bytes_of<int32_t>(batch * nodes) + Arena::bytes_of<int32_t>(batch) +
+              Arena::bytes_of<int64_t>(batch * nodes * words) +
+              2 * Arena::bytes_of<float>(batch * nodes * k));
+  py::array_t<int32_t> links[6];
+  for (auto& array : links) array = arena.array<int32_t>({batch, nodes});
+  auto ancestors = arena.array<int64_t>({batch, nodes, words});
+  auto sizes = arena.array<int32_t>({batch}), q_ids = arena.array<int32_t>({batch, nodes, k});
+  auto q = arena.array<float>({batch, nodes, k});
   const drafting::DraftArrays out{.tokens = links[0].mutable_data(),
                                   .parents = links[1].mutable_data(),
                                   .first_child = links[2].mutable_data(),
