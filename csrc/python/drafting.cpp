@@ -2,6 +2,7 @@
 #include <memory>
 #include <system_error>
 #include <utility>
+#include <variant>
 
 #include "drafting/ngram_check.h"
 #include "python/arena.h"
@@ -54,16 +55,29 @@ void observe_tokens(NgramTable& table, const Int32& tokens, int64_t start) {
   table.update(contexts, {.ids = contexts.tails + 1}, pool);
 }
 
+// One number for all sequences, or one each.
+using Numbers = std::variant<int64_t, Int64>;
+
+std::vector<int64_t> one_each(const char* name, const Numbers& numbers, int64_t batch) {
+  if (const int64_t* number = std::get_if<int64_t>(&numbers)) {
+    return std::vector<int64_t>(size_t(batch), *number);
+  }
+  const Int64& array = std::get<Int64>(numbers);
+  THRIFTY_CHECK(array.ndim() == 1 && array.size() == batch, "draft: ", name, ": expected ", batch,
+                " numbers, got ", shape_text(view(array)));
+  return std::vector<int64_t>(array.data(), array.data() + batch);
+}
+
 py::tuple draft(const NgramTable& table, const Int32& tails, const std::optional<Int32>& lens,
-                const DraftTemplate& shape, bool sample, float inv_temp, const Int64& seeds,
-                const Int64& offsets, const std::vector<NgramTable*>& first) {
+                const DraftTemplate& shape, bool sample, float inv_temp, const Numbers& seed,
+                const Numbers& offset, const std::vector<NgramTable*>& first) {
   const Contexts contexts =
       drafting::check_contexts("draft", table, view(tails), lens ? view(*lens) : Array{}, 1);
   const int64_t batch = contexts.rows, nodes = shape.size(), k = table.k();
   THRIFTY_CHECK(inv_temp > 0 && inv_temp < 1e6f, "draft: inv_temp: expected a positive number, ",
                 "got ", inv_temp);
-  THRIFTY_CHECK(seeds.size() == batch && offsets.size() == batch, "draft: seed: expected ", batch,
-                " numbers, got ", seeds.size());
+  const std::vector<int64_t> seeds = one_each("seed", seed, batch),
+                             offsets = one_each("offset", offset, batch);
   THRIFTY_CHECK(first.empty() || int64_t(first.size()) == batch, "draft: first: expected ", batch,
                 " tables, got ", first.size());
   for (const NgramTable* other : first) {

@@ -15,6 +15,8 @@ MODES = ("sample", "greedy")
 def _int32(value: Any, ndim: int, name: str, op: str) -> np.ndarray:
     """A contiguous int32 array; ids that int32 cannot hold are refused, not wrapped."""
     array = np.asarray(value)
+    if array.dtype == np.int32 and array.ndim == ndim and array.flags.c_contiguous:
+        return array
     if array.size == 0 and array.dtype.kind == "f":  # an empty list
         array = array.astype(np.int32)
     if array.dtype.kind not in "iu" or array.ndim != ndim:
@@ -27,12 +29,14 @@ def _int32(value: Any, ndim: int, name: str, op: str) -> np.ndarray:
     return np.ascontiguousarray(array)
 
 
-def _int64(value: Any, count: int, name: str, op: str) -> np.ndarray:
+def _int64(value: Any, name: str, op: str) -> Any:
+    """A Python int, or an array of int64."""
+    if isinstance(value, int):
+        return value
     array = np.asarray(value)
-    if array.dtype.kind not in "iu" or array.shape not in ((), (count,)):
-        got = f"{array.dtype} {array.shape}"
-        raise ValueError(f"{op}: {name}: expected an integer or {count} of them, got {got}")
-    return np.ascontiguousarray(np.broadcast_to(array, (count,)).astype(np.int64))
+    if array.dtype.kind not in "iu":
+        raise ValueError(f"{op}: {name}: expected integers, got {array.dtype}")
+    return int(array) if array.ndim == 0 else np.ascontiguousarray(array, np.int64)
 
 
 class NgramTable:
@@ -161,18 +165,17 @@ class NgramTable:
         contexts are all unknown gets none.
         """
         tails_ = _int32(tails, 2, "tails", "draft")
-        batch = len(tails_)
         lens_ = None if lens is None else _int32(lens, 1, "lens", "draft")
         if mode not in MODES:
             raise ValueError(f"draft: mode: expected one of {MODES}, got {mode!r}")
         tree = tree or default_tree()
         before: list = []
         if first is not None:
-            tables = [first] * batch if isinstance(first, NgramTable) else list(first)
+            tables = [first] * len(tails_) if isinstance(first, NgramTable) else list(first)
             before = [table and table._native for table in tables]
         arrays = self._native.draft(
             tails_, lens_, tree.native, mode == "sample", inv_temp,
-            _int64(seed, batch, "seed", "draft"), _int64(offset, batch, "offset", "draft"), before,
+            _int64(seed, "seed", "draft"), _int64(offset, "offset", "draft"), before,
         )  # fmt: skip
         return Draft(*arrays, max_depth=tree.max_depth, sampled=mode == "sample")
 
