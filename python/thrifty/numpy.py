@@ -16,15 +16,24 @@ from collections.abc import Sequence
 import numpy as np
 
 from thrifty import _native
+from thrifty._draft_tree import Draft, DraftTree
+from thrifty._ngram_table import NgramTable
+from thrifty._numpy_drafting import row_stats, verify_chain, verify_tree
 from thrifty._native import cpu_isa, get_num_threads, set_num_threads
 
 __all__ = [
+    "Draft",
+    "DraftTree",
+    "NgramTable",
     "batch_ensemble_linear",
     "batch_ensemble_mlp",
     "cpu_isa",
     "ensemble_linear",
     "get_num_threads",
+    "row_stats",
     "set_num_threads",
+    "verify_chain",
+    "verify_tree",
 ]
 
 
