@@ -5,8 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from thrifty import _sampling_ops as ops
 from thrifty._sampling_arguments import per_row, raise_unless_ok, refuse_gradient
-from thrifty._sampling_ops import ops
 
 Number = float | Tensor | None  # of all rows, or (B,) of each
 
