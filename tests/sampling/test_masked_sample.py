@@ -83,7 +83,7 @@ def test_different_seeds_and_offsets_are_independent() -> None:
     logits = torch.tensor([[0.0, 0.5, 1.0]]).expand(count, -1)
     p = logits[0].double().softmax(-1)
     seeds, zero = torch.arange(count), torch.zeros(count, dtype=torch.int64)
-    draw = lambda s, o: thrifty.masked_sample(logits, seeds=s, offsets=o).token  # noqa: E731
+    draw = lambda s, o: thrifty.masked_sample(logits, seeds=s, offsets=o).token
     first = draw(seeds, zero)
     high = 2**32
     for other in (draw(seeds + 1, zero), draw(seeds, zero + 1), draw(seeds, zero + high),
@@ -175,7 +175,10 @@ def test_16_bit_logits_are_the_widened_ones(dtype: torch.dtype) -> None:
 def test_rows_beyond_32_bits() -> None:
     """Rows whose distance in memory passes 2^31 elements."""
     storage = torch.zeros(1).expand(1).as_strided((2, 64), (0, 0))
-    call = {"seeds": torch.zeros(2, dtype=torch.int64), "offsets": torch.zeros(2, dtype=torch.int64)}
+    call = {
+        "seeds": torch.zeros(2, dtype=torch.int64),
+        "offsets": torch.zeros(2, dtype=torch.int64),
+    }
     out = thrifty.masked_sample(storage, **call)
     assert out.token[0] == out.token[1]
 
@@ -192,10 +195,11 @@ def test_nothing_to_draw() -> None:
     states = [Status.NOTHING_ALLOWED, Status.INVALID, Status.INVALID, Status.NOTHING_ALLOWED, 0]
     assert out.status.tolist() == states
     assert out.token[:4].eq(42).all()
-    assert out.log_z[:4].eq(-math.inf).all() and out.logp[:4].eq(-math.inf).all()
-    assert out.status.dtype == torch.int32 and out.token.dtype == torch.int64
+    assert out.log_z[:4].eq(-math.inf).all()
+    assert out.logp[:4].eq(-math.inf).all()
+    assert (out.status.dtype, out.token.dtype) == (torch.int32, torch.int64)
     assert thrifty.masked_sample(logits, mask, **keys(5)).token[0] == -1
-    with pytest.raises(ValueError, match="^masked_sample: status: expected OK .*INVALID"):
+    with pytest.raises(ValueError, match=r"^masked_sample: status: expected OK .*INVALID"):
         thrifty.masked_sample(logits, mask, strict=True, **keys(5))
     thrifty.masked_sample(logits[4:], mask[4:], strict=True, **keys(1))
 
@@ -255,12 +259,13 @@ def test_greedy_is_the_first_of_the_largest() -> None:
     mask = thrifty.pack_token_bitmask(allowed)
     out = thrifty.masked_sample(logits, mask, inv_temperature=math.inf, top_p=0.5, **keys(3))
     assert out.token.tolist() == [17, 18, 4321]
-    assert out.logp.eq(0).all() and out.log_z.eq(0).all()
+    assert out.logp.eq(0).all()
+    assert out.log_z.eq(0).all()
 
 
 def test_wrong_arguments() -> None:
     logits, mask = torch.zeros(2, 40), torch.zeros(2, 2, dtype=torch.int32)
-    refuse: Callable[..., None] = lambda name, *args, **options: assert_rejects(  # noqa: E731
+    refuse: Callable[..., None] = lambda name, *args, **options: assert_rejects(
         name, thrifty.masked_sample, *args, **{**keys(2), **options}
     )
     refuse("logits", logits.double())
@@ -316,9 +321,7 @@ def test_numpy_has_the_same_bits(dtype: torch.dtype) -> None:
         call = everything(**options)
         call["logits"] = call["logits"].to(dtype)
         expected = thrifty.masked_sample(**call)
-        arrays = {
-            k: v.numpy() for k, v in call.items() if isinstance(v, Tensor) and k != "logits"
-        }
+        arrays = {k: v.numpy() for k, v in call.items() if isinstance(v, Tensor) and k != "logits"}
         logits = call["logits"]
         array = (
             logits.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
@@ -344,9 +347,9 @@ def test_numpy_refuses() -> None:
     logits = np.zeros((2, 40), np.float32)
     logits.flags.writeable = False
     mask = np.zeros((2, 2), np.int32)
-    with pytest.raises(ValueError, match="^apply_token_bitmask_: logits: expected a writable"):
+    with pytest.raises(ValueError, match=r"^apply_token_bitmask_: logits: expected a writable"):
         thrifty.numpy.apply_token_bitmask_(logits, mask)
-    with pytest.raises(ValueError, match="^apply_token_bitmask_: logits: expected shape"):
+    with pytest.raises(ValueError, match=r"^apply_token_bitmask_: logits: expected shape"):
         thrifty.numpy.apply_token_bitmask_(np.zeros((40, 2), np.float32).T, mask)
 
 
