@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     import thrifty.vllm  # noqa: F401
     from thrifty.drafting import *  # noqa: F403
     from thrifty.ensemble import *  # noqa: F403
+    from thrifty.sampling import *  # noqa: F403
 
-FAMILIES = ("ensemble", "drafting")
+FAMILIES = ("ensemble", "drafting", "sampling")
 _MODULES = (*FAMILIES, "hf", "nn", "numpy", "reference", "vllm")
 
 

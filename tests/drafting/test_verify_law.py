@@ -8,9 +8,6 @@ fixed, so a test that passes once passes always.
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
-
-import thrifty
 from laws import (
     VOCAB,
     Verify,
@@ -21,6 +18,9 @@ from laws import (
     p_value,
     two_tokens,
 )
+from torch import Tensor
+
+import thrifty
 from thrifty import Draft, DraftTree
 
 ALPHA, TESTS = 1e-4, 24
