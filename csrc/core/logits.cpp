@@ -1,0 +1,263 @@
+// Rows of logits: blocks put together. See logits.h.
+#include "core/logits.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+namespace thrifty {
+namespace {
+
+// At least so many tokens to a thread: a block takes 0.3 us, handing out work takes 5.
+constexpr int64_t kBlocksPerTask = 32;
+
+void clear_after(uint32_t (&words)[kBlockWords], int64_t from) {
+  std::fill(words + from, words + kBlockWords, 0u);
+}
+
+// exp of a difference of references, where -inf means that there is nothing.
+double scale(double ref, double to) { return ref == kNoLogit ? 0.0 : std::exp(ref - to); }
+
+LogMass combined(const std::vector<BlockSum>& blocks) {
+  LogMass mass;
+  for (const BlockSum& block : blocks) {
+    if (!(block.sum == block.sum)) return {0.0, std::numeric_limits<double>::quiet_NaN()};
+    mass.ref = std::max(mass.ref, double(block.ref));
+  }
+  for (const BlockSum& block : blocks) mass.sum += double(block.sum) * scale(block.ref, mass.ref);
+  return mass;
+}
+
+}  // namespace
+
+double LogMass::log() const { return sum > 0 ? ref + std::log(sum) : double(kNoLogit); }
+
+// Chan, Golub and LeVeque (1983): the moments of a union.
+void LogitMoments::add(const LogitMoments& other) {
+  max = std::max(max, other.max);
+  if (other.count == 0) return;
+  const double both = count + other.count, apart = other.mean - mean;
+  squares += other.squares + apart * apart * (count / both) * other.count;
+  mean += apart * (other.count / both);
+  count = both;
+}
+
+double LogitMoments::deviation() const {
+  return count > 0 ? std::sqrt(std::max(0.0, squares / count)) : 0.0;
+}
+
+const LogitsKernels& logits_kernels(Dtype dtype) { return logits_table().storage[int(dtype)]; }
+
+LogitsBlock block_of(const LogitsRow& row, int64_t block, uint32_t (&words)[kBlockWords]) {
+  const int64_t first = block * kLogitsBlock;
+  LogitsBlock part{static_cast<const char*>(row.logits) + first * dtype_size(row.dtype),
+                   std::min(kLogitsBlock, row.vocab - first), nullptr, row.at_least,
+                   row.inv_temperature};
+  if (row.mask != nullptr) {
+    const int64_t first_word = block * kBlockWords;
+    const int64_t count = std::clamp<int64_t>(row.mask_words - first_word, 0, kBlockWords);
+    if (count > 0) std::memcpy(words, row.mask + first_word, size_t(count) * sizeof(uint32_t));
+    clear_after(words, count);
+    part.mask = words;
+  }
+  return part;
+}
+
+void block_maxima(const LogitsRow& row, float* maxima) {
+  const LogitsKernels& kernels = logits_kernels(row.dtype);
+  uint32_t words[kBlockWords];
+  for (int64_t b = 0; b < row.blocks(); ++b) maxima[b] = kernels.max(block_of(row, b, words));
+}
+
+LogitMoments moments(const LogitsRow& row) {
+  const LogitsKernels& kernels = logits_kernels(row.dtype);
+  uint32_t words[kBlockWords];
+  LogitMoments all;
+  for (int64_t b = 0; b < row.blocks(); ++b) all.add(kernels.moments(block_of(row, b, words)));
+  return all;
+}
+
+// Blocks by falling maximum, so that the first few set a bound that later ones hardly pass; a block
+// whose maximum is below the bound is not read.
+void top_k(const LogitsRow& row, const float* maxima, int64_t k, std::vector<Ranked>& out) {
+  out.clear();
+  if (k <= 0) return;
+  const LogitsKernels& kernels = logits_kernels(row.dtype);
+  std::vector<Ranked> blocks(static_cast<size_t>(row.blocks()));
+  for (size_t b = 0; b < blocks.size(); ++b) blocks[b] = {maxima[b], int32_t(b)};
+  std::sort(blocks.begin(), blocks.end());
+  float bound = std::numeric_limits<float>::lowest();  // not -inf
+  // Each of the k largest maxima is a token that is at least as large as the last of them.
+  if (size_t(k) <= blocks.size()) bound = std::max(bound, blocks[size_t(k) - 1].logit);
+  uint32_t words[kBlockWords];
+  const size_t full = 2 * size_t(k) + size_t(kLogitsBlock);
+  size_t count = 0;
+  const auto keep_best = [&] {
+    if (count <= size_t(k)) return;
+    std::nth_element(out.begin(), out.begin() + (k - 1), out.begin() + int64_t(count));
+    count = size_t(k);
+    bound = std::max(bound, out[count - 1].logit);
+  };
+  for (const Ranked& best : blocks) {
+    if (!(best.logit >= bound)) break;
+    if (count > full) keep_best();
+    out.resize(count + size_t(kLogitsBlock));
+    const LogitsBlock block = block_of(row, best.id, words);
+    count +=
+        size_t(kernels.collect(block, bound, int32_t(best.id * kLogitsBlock), out.data() + count));
+  }
+  keep_best();
+  out.resize(count);
+  std::sort(out.begin(), out.end());
+}
+
+void RowMass::measure(const LogitsRow& row, ParallelFor parallel) {
+  row_ = row;
+  touched_.clear();
+  const int64_t blocks = row.blocks();
+  all_blocks_.resize(size_t(blocks));
+  kept_blocks_.resize(size_t(blocks));
+  const LogitsKernels& kernels = logits_kernels(row.dtype);
+  const auto some = [&](int64_t begin, int64_t end) {
+    uint32_t words[kBlockWords];
+    for (int64_t b = begin; b < end; ++b) {
+      kernels.sums(block_of(row, b, words), &all_blocks_[size_t(b)], &kept_blocks_[size_t(b)]);
+    }
+  };
+  const int64_t tasks = blocks / kBlocksPerTask;
+  if (parallel == serial || tasks < 2) {
+    some(0, blocks);
+  } else {
+    for_each(parallel, tasks,
+             [&](int64_t i) { some(blocks * i / tasks, blocks * (i + 1) / tasks); });
+  }
+  all_ = combined(all_blocks_);
+  total();
+}
+
+void RowMass::raise(float bound, const float* maxima) {
+  row_.at_least = std::max(row_.at_least, bound);
+  const LogitsKernels& kernels = logits_kernels(row_.dtype);
+  uint32_t words[kBlockWords];
+  for (int64_t b = 0; b < row_.blocks(); ++b) {
+    BlockSum& kept = kept_blocks_[size_t(b)];
+    kept = {};
+    if (maxima[b] == kNoLogit || maxima[b] < row_.at_least) continue;
+    kept.ref = maxima[b] * row_.inv_temperature;
+    kept.sum = kernels.sum(block(b, words), kept.ref, nullptr);
+  }
+  total();
+}
+
+void RowMass::total() {
+  kept_ref_ = kNoLogit;
+  for (const BlockSum& block : kept_blocks_) kept_ref_ = std::max(kept_ref_, double(block.ref));
+  masses_.resize(kept_blocks_.size());
+  for (size_t b = 0; b < masses_.size(); ++b) {
+    masses_[b] = double(kept_blocks_[b].sum) * scale(kept_blocks_[b].ref, kept_ref_);
+  }
+}
+
+LogMass RowMass::kept() const {
+  LogMass mass{kept_ref_, 0};
+  for (const double part : masses_) mass.sum += part;
+  return mass;
+}
+
+const uint32_t* RowMass::touched(int64_t block) const {
+  for (const Touched& t : touched_) {
+    if (t.block == block) return t.words;
+  }
+  return nullptr;
+}
+
+LogitsBlock RowMass::block(int64_t index, uint32_t (&words)[kBlockWords]) const {
+  LogitsBlock part = block_of(row_, index, words);
+  if (const uint32_t* left = touched(index)) part.mask = left;
+  return part;
+}
+
+namespace {
+
+// The first whose running sum passes `target`; where rounding lets none, the last that has a share.
+// Entries of 0 are never it. -1 when all are 0.
+template <class T>
+int64_t pick(const T* shares, int64_t n, double target) {
+  double running = 0;
+  int64_t last = -1;
+  for (int64_t i = 0; i < n; ++i) {
+    if (!(shares[i] > 0)) continue;
+    running += double(shares[i]);
+    last = i;
+    if (running > target) break;
+  }
+  return last;
+}
+
+// The same over the weights of a block, by groups of 32 first.
+int64_t pick_in_block(const float* weights, double v) {
+  constexpr int64_t kGroup = 32, kGroups = kLogitsBlock / kGroup;
+  double groups[kGroups] = {}, sum = 0;
+  for (int64_t g = 0; g < kGroups; ++g) {
+    float parts[4] = {};
+    for (int64_t i = 0; i < kGroup; ++i) parts[i % 4] += weights[g * kGroup + i];
+    groups[g] = double(parts[0] + parts[1]) + double(parts[2] + parts[3]);
+    sum += groups[g];
+  }
+  double target = v * sum;
+  const int64_t group = pick(groups, kGroups, target);
+  if (group < 0) return -1;
+  for (int64_t g = 0; g < group; ++g) target -= groups[g];
+  return group * kGroup + pick(weights + group * kGroup, kGroup, target);
+}
+
+float logit_at(const LogitsRow& row, int64_t id) {
+  const LogitsBlock one{static_cast<const char*>(row.logits) + id * dtype_size(row.dtype), 1,
+                        nullptr, kNoLogit, 1};
+  return logits_kernels(row.dtype).max(one);
+}
+
+}  // namespace
+
+int64_t RowMass::draw(double u, double v, double* log_weight) const {
+  const int64_t blocks = int64_t(masses_.size());
+  const int64_t chosen = pick(masses_.data(), blocks, u * kept().sum);
+  if (chosen < 0) return -1;
+  uint32_t words[kBlockWords];
+  float weights[kLogitsBlock];
+  const LogitsKernels& kernels = logits_kernels(row_.dtype);
+  kernels.weights(block(chosen, words), kept_blocks_[size_t(chosen)].ref, weights);
+  const int64_t id = chosen * kLogitsBlock + pick_in_block(weights, v);
+  if (log_weight != nullptr) {
+    *log_weight = double(logit_at(row_, id)) * double(row_.inv_temperature);
+  }
+  return id;
+}
+
+void RowMass::remove(int64_t id) {
+  if (id < 0 || id >= row_.vocab) return;
+  const int64_t index = id / kLogitsBlock;
+  if (touched(index) == nullptr) {
+    Touched& fresh = touched_.emplace_back();
+    fresh.block = index;
+    if (block_of(row_, index, fresh.words).mask == nullptr) {
+      std::fill(fresh.words, fresh.words + kBlockWords, ~0u);
+    }
+  }
+  for (Touched& t : touched_) {
+    if (t.block == index) t.words[id % kLogitsBlock / 32] &= ~(1u << (id % 32));
+  }
+  const LogitsKernels& kernels = logits_kernels(row_.dtype);
+  uint32_t words[kBlockWords];
+  const LogitsBlock left = block(index, words);
+  BlockSum& kept = kept_blocks_[size_t(index)];
+  const float top = kernels.max(left);
+  kept.ref = top == kNoLogit ? kNoLogit : top * row_.inv_temperature;
+  kept.sum = top == kNoLogit ? 0.0f : kernels.sum(left, kept.ref, nullptr);
+  masses_[size_t(index)] = double(kept.sum) * scale(kept.ref, kept_ref_);
+  double highest = kNoLogit;
+  for (const BlockSum& block : kept_blocks_) highest = std::max(highest, double(block.ref));
+  if (highest < kept_ref_ - 100) total();  // or what is left could underflow beside what is gone
+}
+
+}  // namespace thrifty

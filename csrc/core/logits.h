@@ -1,0 +1,183 @@
+// One pass over a row of logits, which sampling, verification and table updates share: masses of
+// blocks, exact draws, the largest k, moments.
+//
+//   w_t = exp(l_t / T - ref)        mass of a block = sum of its w        p_t = w_t / sum over
+//   blocks
+//
+// A draw is two-level: a block by its mass, then a token of it by the weights, which are computed
+// again, so that no sum is ever a difference. Each block has a reference of its own (its largest
+// l / T), so masses of any ratio are exact to float32: nothing underflows, and log masses of 1e-30
+// keep their digits. Results depend on the row alone, not on threads or on other rows.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#include "core/dispatch.h"
+#include "core/dtype.h"
+#include "core/parallel.h"
+#include "core/philox.h"
+
+namespace thrifty {
+
+constexpr int64_t kLogitsBlock = 1024;
+constexpr int kBlockWords = int(kLogitsBlock / 32);
+constexpr float kNoLogit = -std::numeric_limits<float>::infinity();
+
+// A row, and which tokens of it are kept: those that the mask allows and whose logit is at least
+// `at_least`. Token t is allowed when bit t % 32 of word t / 32 is set; beyond the mask it is not.
+struct LogitsRow {
+  const void* logits = nullptr;  // [vocab], contiguous
+  Dtype dtype = Dtype::kFloat32;
+  int64_t vocab = 0;
+  float inv_temperature = 1;       // 1 / T, positive and finite
+  const uint32_t* mask = nullptr;  // [mask_words]; null: all are allowed
+  int64_t mask_words = 0;
+  float at_least = kNoLogit;
+
+  int64_t blocks() const { return (vocab + kLogitsBlock - 1) / kLogitsBlock; }
+  bool keeps_all() const { return mask == nullptr && at_least == kNoLogit; }
+};
+
+// sum of exp(l / T - ref) over some tokens; of none, or of tokens with -inf: {-inf, 0}. A NaN or
+// +inf among the tokens makes `sum` NaN.
+struct BlockSum {
+  float ref = kNoLogit, sum = 0;
+};
+
+// The same in double, over a row.
+struct LogMass {
+  double ref = kNoLogit, sum = 0;
+  double log() const;  // -inf when there is no mass
+};
+
+// Count, mean and sum of squared distances from the mean of the finite logits that are kept.
+struct LogitMoments {
+  double count = 0, mean = 0, squares = 0;
+  float max = kNoLogit;
+  void add(const LogitMoments& other);
+  double deviation() const;  // population standard deviation; 0 of no logits
+};
+
+struct Ranked {
+  float logit;
+  int32_t id;
+  // Best first: larger logits, then smaller ids.
+  bool operator<(const Ranked& other) const {
+    return logit > other.logit || (logit == other.logit && id < other.id);
+  }
+};
+
+// --- per instruction set: one block -------------------------------------------------------------
+
+// Up to kLogitsBlock logits with their own part of the mask.
+struct LogitsBlock {
+  const void* logits;
+  int64_t n;
+  const uint32_t* mask;  // [kBlockWords], or null
+  float at_least, inv_temperature;
+};
+
+struct LogitsKernels {
+  // Of all tokens and of those that are kept, in one pass.
+  void (*sums)(const LogitsBlock& block, BlockSum* all, BlockSum* kept);
+  // The largest kept logit, -inf if none; a NaN is passed over.
+  float (*max)(const LogitsBlock& block);
+  // Kept tokens: sum of w = exp(x), x = l / T - ref, and of w x (may be null).
+  float (*sum)(const LogitsBlock& block, float ref, float* weighted);
+  // weights[kLogitsBlock]: exp(l / T - ref), 0 where not kept.
+  void (*weights)(const LogitsBlock& block, float ref, float* weights);
+  // Kept tokens whose logit is at least `bound` (> -inf), in order of ids: into out[n].
+  int (*collect)(const LogitsBlock& block, float bound, int32_t first_id, Ranked* out);
+  LogitMoments (*moments)(const LogitsBlock& block);
+};
+
+struct LogitsTable {
+  LogitsKernels storage[3];  // by Dtype: float32, bfloat16, float16
+};
+
+constexpr bool is_logits(Dtype dtype) { return dtype <= Dtype::kFloat16; }
+
+// --- rows ---------------------------------------------------------------------------------------
+
+// A block of a row; `words` receives its part of the mask.
+LogitsBlock block_of(const LogitsRow& row, int64_t block, uint32_t (&words)[kBlockWords]);
+
+const LogitsKernels& logits_kernels(Dtype dtype);
+
+// The largest kept logit of each block, into maxima[blocks].
+void block_maxima(const LogitsRow& row, float* maxima);
+
+// The k largest kept logits that are not -inf, best first; fewer where there are fewer. `maxima` as
+// from block_maxima. NaN is passed over.
+void top_k(const LogitsRow& row, const float* maxima, int64_t k, std::vector<Ranked>& out);
+
+LogitMoments moments(const LogitsRow& row);
+
+// Masses of the blocks of one row: measured once, then drawn from, and reduced token by token.
+class RowMass {
+ public:
+  // One read of the row. With many tokens and more than one thread its blocks are shared out.
+  void measure(const LogitsRow& row, ParallelFor parallel = serial);
+
+  // Keeps fewer tokens of the measured row: those with a logit of at least `bound`, which is what
+  // row().at_least becomes. `maxima` as from block_maxima.
+  void raise(float bound, const float* maxima);
+
+  const LogitsRow& row() const { return row_; }
+  bool valid() const { return all_.sum == all_.sum; }  // no NaN and no +inf in the row
+  const LogMass& all() const { return all_; }          // every token of the row
+  LogMass kept() const;                                // what draw() draws from
+
+  // A kept token by its probability; u and v in [0, 1). -1 when nothing is left. `log_weight`
+  // receives l / T of it.
+  int64_t draw(double u, double v, double* log_weight = nullptr) const;
+
+  // Keeps `id` no longer; the mass of its block is summed anew over what is left there. A token
+  // that is not kept, or lies outside the row, may be given, too.
+  void remove(int64_t id);
+
+ private:
+  struct Touched {
+    int64_t block;
+    uint32_t words[kBlockWords];
+  };
+
+  const uint32_t* touched(int64_t block) const;
+  LogitsBlock block(int64_t index, uint32_t (&words)[kBlockWords]) const;
+  void total();  // masses_ and kept_ref_ from kept_blocks_
+
+  LogitsRow row_;
+  LogMass all_;
+  double kept_ref_ = kNoLogit;
+  std::vector<BlockSum> all_blocks_, kept_blocks_;
+  std::vector<double> masses_;  // of kept_blocks_, relative to kept_ref_
+  std::vector<Touched> touched_;
+};
+
+// --- randomness ---------------------------------------------------------------------------------
+
+// Streams of Philox under the key `seed`: counter = (index, stream, offset's low half, high half).
+// The caller counts the offset up once per token position; a row's place in the batch is no part.
+enum class Stream : uint32_t { kNoise = 0, kDraws = 1, kCoins = 2, kResampling = 3 };
+
+struct Uniforms {
+  double u, v;  // 53 bits each, in [0, 1)
+};
+
+THRIFTY_ANY_SIDE inline double uniform53(uint32_t high, uint32_t low) {
+  return (double(high >> 5) * 67108864.0 + double(low >> 6)) * 0x1p-53;
+}
+
+THRIFTY_ANY_SIDE inline Uniforms uniforms(int64_t seed, int64_t offset, Stream stream,
+                                          uint32_t index) {
+  const Philox4 words =
+      philox(uint64_t(seed),
+             {{index, uint32_t(stream), uint32_t(offset), uint32_t(uint64_t(offset) >> 32)}});
+  return {uniform53(words.word[0], words.word[1]), uniform53(words.word[2], words.word[3])};
+}
+
+}  // namespace thrifty
+
+THRIFTY_ISA_TABLE(thrifty::LogitsTable, logits_table)
