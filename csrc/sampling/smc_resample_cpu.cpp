@@ -4,24 +4,19 @@
 #include <vector>
 
 #include "core/error.h"
-#include "core/philox.h"
+#include "core/logits.h"
 #include "sampling/smc_resample.h"
 
 namespace thrifty::sampling {
 namespace {
 
 constexpr const char* kOp = "smc_resample";
-constexpr uint32_t kStream = 3;  // of the counter: 0 noise, 1 draws, 2 coins, 3 resampling
 
 struct Uniform {
-  uint64_t seed, offset;
+  int64_t seed, offset;
 
-  // In [0, 1), 53 bits, number `index` of the population.
   double operator()(int64_t index) const {
-    const Philox4 random =
-        philox(seed, {{uint32_t(index), kStream, uint32_t(offset), uint32_t(offset >> 32)}});
-    const uint64_t bits = uint64_t(random.word[0]) << 32 | random.word[1];
-    return double(bits >> 11) * 0x1p-53;
+    return uniforms(seed, offset, Stream::kResampling, uint32_t(index)).u;
   }
 };
 
@@ -97,7 +92,7 @@ void run_population(const SmcResample& problem, const SmcResampleOut& out, int64
   const double exact = sum > 0 ? sum * sum / squares : 0;
   ess = T(exact);
   if (sum == 0 || !(exact < problem.ess_threshold * double(n))) return;
-  const Uniform uniform{uint64_t(problem.seeds[p]), uint64_t(problem.offsets[p])};
+  const Uniform uniform{problem.seeds[p], problem.offsets[p]};
   if (problem.method == Resampling::kResidual) {
     draw_residual(mass, sum, uniform, n, ancestors);
   } else {

@@ -37,3 +37,41 @@ def _smc_resample(
         logw.new_empty(populations),
         logw.new_empty(populations),
     )
+
+
+@torch.library.register_fake("thrifty::sample_candidates")
+def _sample_candidates(
+    logits: Tensor,
+    k: int,
+    bitmask: Tensor | None,
+    mask_rows: Tensor | None,
+    inv_temperature: Tensor | None,
+    drawn: Tensor | None,
+    seeds: Tensor,
+    offsets: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    rows, vocab = logits.shape
+    shape = (rows, torch.sym_min(k, vocab))
+    return (
+        logits.new_empty(shape, dtype=torch.int32),
+        logits.new_empty(shape, dtype=torch.float32),
+        logits.new_empty(shape, dtype=torch.float32),
+        logits.new_empty(rows, dtype=torch.float32),
+        logits.new_empty(rows, dtype=torch.float32),
+        logits.new_empty(rows, dtype=torch.int32),
+    )
+
+
+@torch.library.register_fake("thrifty::awrs_coins")
+def _awrs_coins(seeds: Tensor, offsets: Tensor, k: int) -> Tensor:
+    return seeds.new_empty((seeds.shape[0], k), dtype=torch.float64)
+
+
+@torch.library.register_fake("thrifty::awrs_sample_dfa")
+def _awrs_sample_dfa(logits: Tensor, *args: object) -> tuple[Tensor, ...]:
+    rows = logits.shape[0]
+    return (
+        logits.new_empty(rows, dtype=torch.int64),
+        logits.new_empty(rows, dtype=torch.float32),
+        *(logits.new_empty(rows, dtype=torch.int32) for _ in range(3)),
+    )

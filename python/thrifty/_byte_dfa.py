@@ -27,10 +27,10 @@ class Vocabulary:
 
     def __init__(self, tokens: Sequence[bytes | None]) -> None:
         try:
-            self.bytes = np.frombuffer(b"".join(tokens), np.uint8)  # type: ignore[arg-type]
+            self.bytes = np.frombuffer(bytearray(b"".join(tokens)), np.uint8)  # type: ignore[arg-type]
         except TypeError:  # some of them are None, or no bytes at all
             tokens = [_checked(token, i) for i, token in enumerate(tokens)]
-            self.bytes = np.frombuffer(b"".join(tokens), np.uint8)
+            self.bytes = np.frombuffer(bytearray(b"".join(tokens)), np.uint8)
         self.offsets = np.zeros(len(tokens) + 1, np.int32)
         lengths = np.fromiter(map(len, tokens), np.int64, len(tokens))  # type: ignore[arg-type]
         if lengths.sum() >= 2**31:
@@ -103,7 +103,7 @@ class ByteDFA:
             raise ValueError(
                 f"ByteDFA: eos_ids: expected tokens in [0, {len(self.vocabulary)}), got {bad[0]}"
             )
-        self._on_device: dict[Any, tuple] = {}  # tensors of these arrays, by device
+        self.on_device: dict[Any, tuple] = {}  # tensors of these arrays, by device
 
     @classmethod
     def from_regex(
