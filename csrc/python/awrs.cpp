@@ -2,9 +2,11 @@
 #include <algorithm>
 
 #include "python/numpy_edge.h"
+#include "sampling/awrs_sample_dfa.h"
 #include "sampling/awrs_weights.h"
 #include "sampling/byte_automaton.h"
 #include "sampling/byte_dfa.h"
+#include "sampling/sample_candidates.h"
 #include "sampling/smc_resample.h"
 
 namespace thrifty::python {
@@ -43,6 +45,37 @@ py::tuple awrs_weights(const py::array& allowed_, const py::array& logp_,
     sampling::awrs_weights(problem, out, pool);
   }
   return py::make_tuple(pos, logw, need_more, n_checked);
+}
+
+py::tuple sample_candidates(const py::array& logits_, int64_t k, const OptionalArray& bitmask_,
+                            const OptionalArray& mask_rows_, const OptionalArray& inv_temperature_,
+                            const OptionalArray& drawn_, const py::array& seeds_,
+                            const py::array& offsets_) {
+  const py::array logits = dense(logits_), seeds = dense(seeds_), offsets = dense(offsets_);
+  const OptionalArray bitmask = dense(bitmask_), mask_rows = dense(mask_rows_),
+                      inv_temperature = dense(inv_temperature_), drawn = dense(drawn_);
+  const auto op = check_sample_candidates({.batch = {.op = "sample_candidates",
+                                                     .logits = view(logits),
+                                                     .bitmask = view(bitmask),
+                                                     .mask_rows = view(mask_rows),
+                                                     .inv_temperature = view(inv_temperature)},
+                                           .k = k,
+                                           .drawn = view(drawn),
+                                           .seeds = view(seeds),
+                                           .offsets = view(offsets)});
+  const int64_t rows = op.batch.rows;
+  py::array_t<int32_t> ids({rows, op.k});
+  py::array_t<float> logp({rows, op.k}), log_rest({rows, op.k});
+  auto log_tail = vector<float>(rows), lse = vector<float>(rows);
+  auto status = vector<int32_t>(rows);
+  const SampleCandidatesOut out{ids.mutable_data(),      logp.mutable_data(),
+                                log_rest.mutable_data(), log_tail.mutable_data(),
+                                lse.mutable_data(),      status.mutable_data()};
+  {
+    const py::gil_scoped_release nogil;
+    sampling::sample_candidates(op, out, pool);
+  }
+  return py::make_tuple(ids, logp, log_rest, log_tail, lse, status);
 }
 
 py::tuple smc_resample(const py::array& logw_, const py::array& seeds_, const py::array& offsets_,
@@ -121,20 +154,55 @@ py::array_t<int32_t> byte_dfa_mask(const py::array& next, const py::array& accep
   return mask;
 }
 
+py::tuple awrs_sample_dfa(const py::array& logits_, const py::array& next,
+                          const py::array& accepting, const py::array& tok_offsets,
+                          const py::array& tok_bytes, const py::array& eos_ids,
+                          const py::array& state_, const OptionalArray& inv_temperature_,
+                          const py::array& seeds_, const py::array& offsets_,
+                          const std::string& estimator, int64_t extra, int64_t budget,
+                          int64_t fallback_token) {
+  const py::array logits = dense(logits_), state = dense(state_), seeds = dense(seeds_),
+                  offsets = dense(offsets_);
+  const OptionalArray inv_temperature = dense(inv_temperature_);
+  const auto op = check_awrs_sample_dfa({.batch = {.op = "awrs_sample_dfa",
+                                                   .logits = view(logits),
+                                                   .inv_temperature = view(inv_temperature)},
+                                         .dfa = {.next = view(next),
+                                                 .accepting = view(accepting),
+                                                 .offsets = view(tok_offsets),
+                                                 .bytes = view(tok_bytes),
+                                                 .eos_ids = view(eos_ids)},
+                                         .state = view(state),
+                                         .seeds = view(seeds),
+                                         .offsets = view(offsets),
+                                         .estimator = estimator,
+                                         .extra = extra,
+                                         .budget = budget,
+                                         .fallback_token = fallback_token});
+  const int64_t rows = op.batch.rows;
+  auto token = vector<int64_t>(rows);
+  auto logw = vector<float>(rows);
+  auto new_state = vector<int32_t>(rows), n_checked = vector<int32_t>(rows),
+       status = vector<int32_t>(rows);
+  const AwrsSampleDfaOut out{token.mutable_data(), logw.mutable_data(), new_state.mutable_data(),
+                             n_checked.mutable_data(), status.mutable_data()};
+  {
+    const py::gil_scoped_release nogil;
+    sampling::awrs_sample_dfa(op, out, pool);
+  }
+  return py::make_tuple(token, logw, new_state, n_checked, status);
+}
+
 }  // namespace
 
 void bind_awrs(py::module_& m) {
-  m.def("awrs_weights", &awrs_weights, py::arg("allowed"), py::arg("logp"), py::arg("log_rest"),
-        py::arg("log_tail"), py::arg("coins"), py::arg("estimator"), py::arg("extra"),
-        py::arg("budget"));
-  m.def("smc_resample", &smc_resample, py::arg("logw"), py::arg("seeds"), py::arg("offsets"),
-        py::arg("method"), py::arg("ess_threshold"));
-  m.def("byte_dfa", &byte_dfa, py::arg("states"), py::arg("accept"), py::arg("bytes"),
-        py::arg("glue"), py::arg("max_states"));
-  m.def("byte_dfa_step", &byte_dfa_step, py::arg("next"), py::arg("accepting"), py::arg("offsets"),
-        py::arg("bytes"), py::arg("eos_ids"), py::arg("state"), py::arg("ids"));
-  m.def("byte_dfa_bitmask", &byte_dfa_mask, py::arg("next"), py::arg("accepting"),
-        py::arg("offsets"), py::arg("bytes"), py::arg("eos_ids"), py::arg("states"));
+  m.def("sample_candidates", &sample_candidates);
+  m.def("awrs_sample_dfa", &awrs_sample_dfa);
+  m.def("awrs_weights", &awrs_weights);
+  m.def("smc_resample", &smc_resample);
+  m.def("byte_dfa", &byte_dfa);
+  m.def("byte_dfa_step", &byte_dfa_step);
+  m.def("byte_dfa_bitmask", &byte_dfa_mask);
 }
 
 }  // namespace thrifty::python

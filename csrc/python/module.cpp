@@ -5,6 +5,7 @@
 
 namespace thrifty::python {
 void bind_ensemble(py::module_& m);
+void bind_sampling(py::module_& m);
 void bind_awrs(py::module_& m);
 }
 
@@ -18,5 +19,6 @@ PYBIND11_MODULE(_native, m, pybind11::mod_gil_not_used()) {
   });
   m.def("get_num_threads", &thrifty::get_num_threads);
   thrifty::python::bind_ensemble(m);
+  thrifty::python::bind_sampling(m);
   thrifty::python::bind_awrs(m);
 }
