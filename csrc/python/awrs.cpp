@@ -166,6 +166,8 @@ py::tuple awrs_sample_dfa(const py::array& logits_, const py::array& next,
   const OptionalArray inv_temperature = dense(inv_temperature_);
   const auto op = check_awrs_sample_dfa({.batch = {.op = "awrs_sample_dfa",
                                                    .logits = view(logits),
+                                                   .bitmask = {},
+                                                   .mask_rows = {},
                                                    .inv_temperature = view(inv_temperature)},
                                          .dfa = {.next = view(next),
                                                  .accepting = view(accepting),

@@ -141,18 +141,44 @@ def test_paper_is_proper(size: int) -> None:
 # ---- negative controls: the enumeration tells right from wrong
 
 
-def test_two_loops_more_are_biased() -> None:
-    """(1 - psi0) L / (n + L) with L = 2: 13/24 where Z = 1/2."""
-    half = Fraction(1, 2)
-    # Orders (0, 1) and (1, 0), A = {0}. In each further loop token 1 is rejected with probability
-    # 1/2 until it is gone: n rejections in all, Zhat = (1 - psi0) 2 / (n + 2).
-    accepted_first = half * (half * half + Fraction(3, 4) * Fraction(2, 3))  # n = 0 or 1
-    rejected_first = half * half * Fraction(2, 3)
-    assert half * (Fraction(1, 4) * 1 + Fraction(3, 4) * Fraction(2, 3)) + rejected_first == (
-        Fraction(13, 24)
+def loops(p: list[Fraction], allowed: set[int], more: int) -> Fraction:
+    """E[(1 - psi0) L / (n + L)] of the paper's loops, with L = `more` of them after the first."""
+
+    def rejections(removed: frozenset[int]) -> Iterator[tuple[Fraction, frozenset[int]]]:
+        """One loop: the chance of each set of tokens removed by its end."""
+        left = 1 - sum(p[t] for t in removed)
+        for token in set(range(len(p))) - removed:
+            if token in allowed:
+                yield p[token] / left, removed
+            else:
+                for chance, after in rejections(removed | {token}):
+                    yield p[token] / left * chance, after
+
+    def run(left: int, removed: frozenset[int], psi: Fraction) -> Fraction:
+        if left == 0:
+            return (1 - psi) * Fraction(more, len(removed) + more)
+        return sum(
+            (chance * run(left - 1, after, psi) for chance, after in rejections(removed)),
+            Fraction(0),
+        )
+
+    return sum(
+        (
+            chance * run(more, after, sum((p[t] for t in after), Fraction(0)))
+            for chance, after in rejections(frozenset())
+        ),
+        Fraction(0),
     )
-    assert accepted_first + rejected_first == Fraction(13, 24)
-    found, _ = expectations([half, half], {0}, paper())  # L = 1, the same p and A
+
+
+def test_two_further_loops_are_biased() -> None:
+    half = [Fraction(1, 2)] * 2
+    assert loops(half, {0}, 1) == Fraction(1, 2)
+    assert loops(half, {0}, 2) == Fraction(13, 24)
+    p = probabilities(4, seed=2)
+    assert loops(p, {1, 3}, 1) == p[1] + p[3]
+    assert loops(p, {1, 3}, 2) != p[1] + p[3]
+    found, _ = expectations(half, {0}, paper())
     assert sum(found) == pytest.approx(0.5, abs=1e-12)
 
 
