@@ -1,0 +1,23 @@
+"""thrifty in Hugging Face `transformers`, 5.x. Nothing is imported before it is used."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from thrifty.hf.constrained import ConstrainedLogitsProcessor, vocabulary
+
+_PLACES = {
+    "ConstrainedLogitsProcessor": "constrained",
+    "vocabulary": "constrained",
+}
+__all__ = ["ConstrainedLogitsProcessor", "vocabulary"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'thrifty.hf' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"thrifty.hf.{_PLACES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(_PLACES)
