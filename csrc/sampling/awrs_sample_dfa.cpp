@@ -44,7 +44,7 @@ Found sample_by_mask(const AwrsSampleDfa& op, int64_t b, int64_t checked, Parall
   const int64_t token = worker.mass.draw(random.u, random.v);
   const Found nothing{.checked = checked + op.dfa.vocabulary};
   if (token < 0) return nothing;
-  const double log_z = std::min(0.0, worker.mass.kept().log() - worker.mass.all().log());
+  const double log_z = worker.mass.all().log_of(worker.mass.kept());
   const bool weighted = op.rule.estimator != AwrsEstimator::kNone;
   return {token, op.dfa.step(state, token), weighted ? log_z : 0.0, nothing.checked, kOk};
 }
@@ -69,7 +69,7 @@ Found sample_row(const AwrsSampleDfa& op, int64_t b, ParallelFor blocks, Worker&
     if (number == AwrsSampleDfa::kPatience && found.token < 0 && may_use_mask(op.rule)) {
       return sample_by_mask(op, b, number, blocks, worker);
     }
-    const double log_rest = std::min(0.0, mass.kept().log() - lse);
+    const double log_rest = mass.all().log_of(mass.kept());
     const Uniforms random = uniforms(op.seeds[b], op.offsets[b], Stream::kDraws, number);
     if (coins) {
       const Uniforms coin = uniforms(op.seeds[b], op.offsets[b], Stream::kCoins, number);

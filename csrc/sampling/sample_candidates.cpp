@@ -26,19 +26,19 @@ void sample_row(const SampleCandidates& op, int64_t b, ParallelFor blocks,
   for (int64_t j = 0; j < op.k; ++j) {
     const Uniforms random =
         uniforms(op.seeds[b], op.offsets[b], Stream::kDraws, uint32_t(op.drawn_count + j));
-    const double rest = mass.kept().log() - lse;
+    const double rest = mass.all().log_of(mass.kept());
     double log_weight = 0;
     const int64_t token = mass.draw(random.u, random.v, &log_weight);
     if (token < 0) return;
     out.status[b] = kOk;
     ids[j] = int32_t(token);
-    log_rest[j] = float(std::min(0.0, rest));
+    log_rest[j] = float(rest);
     logp[j] = float(std::min(log_weight - lse, double(log_rest[j])));
     mass.remove(token);
   }
-  const double tail = mass.kept().log() - lse;
+  const double tail = mass.all().log_of(mass.kept());
   if (tail > kNoLogit) out.status[b] = kOk;
-  out.log_tail[b] = float(std::min(0.0, tail));
+  out.log_tail[b] = float(tail);
 }
 
 }  // namespace
