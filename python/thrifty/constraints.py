@@ -2,7 +2,7 @@
 
 A `Constraint` wraps the matcher of a grammar library, or a `ByteDFA`. It answers for single tokens,
 fills a bit mask, and moves on. Which of the two a library does more cheaply was measured (V = 131k,
-JSON schema, `bench/sampling_constraints.py`): XGrammar caches masks per grammar state, so a mask
+JSON schema, `bench/sampling_awrs.py`): XGrammar caches masks per grammar state, so a mask
 costs it about as much as a few checks; llguidance computes masks by walking the vocabulary, a
 hundred times the cost of a check; and so does `ByteDFA`.
 
