@@ -92,7 +92,9 @@ def step_thrifty(step: Step) -> Impl:
         excess = (counts.mean().item() - step.closed_form) / sigma
         return {"checks": counts.mean().item(), "sigmas above closed form": excess}
 
-    return Impl(call, lambda: torch.tensor([float(int(call().token) in step.allowed)]), True, figures)
+    return Impl(
+        call, lambda: torch.tensor([float(int(call().token) in step.allowed)]), True, figures
+    )
 
 
 def step_genlm(recursive: bool) -> Callable[[Step], Impl]:
@@ -303,7 +305,10 @@ def cases() -> list[Case]:
             1,
         ),
         regex_case(
-            "regex_first_token", {"thrifty": first_thrifty, "outlines": first_outlines}, "outlines", 2
+            "regex_first_token",
+            {"thrifty": first_thrifty, "outlines": first_outlines},
+            "outlines",
+            2,
         ),
         constrained_step("xgrammar"),
         constrained_step("llguidance"),

@@ -4,7 +4,8 @@ sampling with sequential Monte Carlo, beside masking every token.
     python examples/constrained_json.py [--quick] [--particles 16] [--png constrained_json.png]
 
 The model is a Llama of 1.1 M parameters, trained on Python's standard library. Two constraints: a
-regular expression, a method of Python, which runs natively through `ByteDFA`; and a JSON schema, through llguidance (`pip install llguidance`; left out where it is missing). Per way:
+regular expression, a method of Python, which runs natively through `ByteDFA`; and a JSON schema,
+through llguidance (`pip install llguidance`; left out where it is missing). Per way:
 
     valid      share of the texts that satisfy the constraint (checked by `re` and `json`)
     checks     tokens that the constraint was asked about, per token of text

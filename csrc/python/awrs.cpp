@@ -88,7 +88,8 @@ py::tuple smc_resample(const py::array& logw_, const py::array& seeds_, const py
                                                   .ess_threshold = ess_threshold});
   py::array_t<int64_t> ancestors({problem.populations, problem.particles});
   py::array fresh = empty(logw, {problem.populations, problem.particles});
-  py::array ess = empty(logw, {problem.populations}), increment = empty(logw, {problem.populations});
+  py::array ess = empty(logw, {problem.populations}),
+            increment = empty(logw, {problem.populations});
   const SmcResampleOut out{ancestors.mutable_data(), fresh.mutable_data(), ess.mutable_data(),
                            increment.mutable_data()};
   {

@@ -39,8 +39,7 @@ Found sample_by_mask(const AwrsSampleDfa& op, int64_t b, int64_t checked, Parall
   row.mask = reinterpret_cast<const uint32_t*>(worker.mask.data());
   row.mask_words = std::min(int64_t(worker.mask.size()), (row.vocab + 31) / 32);
   worker.mass.measure(row, blocks);
-  const Uniforms random =
-      uniforms(op.seeds[b], op.offsets[b], Stream::kDraws, uint32_t(checked));
+  const Uniforms random = uniforms(op.seeds[b], op.offsets[b], Stream::kDraws, uint32_t(checked));
   const int64_t token = worker.mass.draw(random.u, random.v);
   const Found nothing{.checked = checked + op.dfa.vocabulary};
   if (token < 0) return nothing;
@@ -88,9 +87,9 @@ Found sample_row(const AwrsSampleDfa& op, int64_t b, ParallelFor blocks, Worker&
   }
   found.checked = walk.checked();
   found.logw = std::min(0.0, walk.log_weight());
-  found.status = found.token >= 0                    ? kOk
+  found.status = found.token >= 0                   ? kOk
                  : walk.checked() == op.rule.budget ? kBudget
-                                                     : kNothingAllowed;
+                                                    : kNothingAllowed;
   return found;
 }
 
@@ -104,10 +103,10 @@ AwrsSampleDfa check_awrs_sample_dfa(const AwrsSampleDfaArgs& args) {
   const int64_t rows = op.batch.rows;
   check_finite_temperature(name, op.batch, args.batch.on_device);
   op.dfa = check_byte_dfa(name.c_str(), args.dfa);
-  THRIFTY_CHECK(args.state.dtype == Dtype::kInt32 && args.state.ndim == 1 &&
-                    args.state.shape[0] == rows,
-                name, ": state: expected int32 of shape (", rows, ",), got ",
-                dtype_name(args.state.dtype), " ", shape_text(args.state));
+  THRIFTY_CHECK(
+      args.state.dtype == Dtype::kInt32 && args.state.ndim == 1 && args.state.shape[0] == rows,
+      name, ": state: expected int32 of shape (", rows, ",), got ", dtype_name(args.state.dtype),
+      " ", shape_text(args.state));
   op.state = static_cast<const int32_t*>(args.state.data);
   op.seeds = check_seeds(name, "seeds", args.seeds, rows);
   op.offsets = check_seeds(name, "offsets", args.offsets, rows);

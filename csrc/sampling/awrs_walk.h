@@ -1,7 +1,8 @@
 // One walk through a without-replacement order: which token is returned and how it is weighted.
 //
 // The first allowed candidate x is an exact sample of p(. | allowed). The walk then estimates
-// Z = p(allowed) from the candidates that follow, so that E[Zhat 1(x = a)] = p(a) for each allowed a:
+// Z = p(allowed) from the candidates that follow, so that E[Zhat 1(x = a)] = p(a) for each allowed
+// a:
 //   Des Raj   mean over `extra` following candidates y of t = acc + rest 1[y allowed], where acc is
 //             the allowed mass seen before y and rest the mass not yet seen; each t has mean Z.
 //   paper     (1 - psi0) / (rejections + 1) of AWRS's two loops (arXiv 2504.05410, Prop. 3), the
@@ -26,7 +27,7 @@ constexpr int64_t kNoBudget = INT64_MAX;
 
 struct AwrsRule {
   AwrsEstimator estimator = AwrsEstimator::kDesRaj;
-  int64_t extra = 4;             // at least 1; read by Des Raj
+  int64_t extra = 4;           // at least 1; read by Des Raj
   int64_t budget = kNoBudget;  // at least 1
 };
 
@@ -90,16 +91,14 @@ class AwrsWalk {
     terms_ = rule_.extra < left ? rule_.extra : left;
     if (terms_ == 0) finish(log_before_);
   }
-  THRIFTY_ANY_SIDE void finish_mean() {
-    finish(log_before_ + std::log(sum_ / double(terms_)));
-  }
+  THRIFTY_ANY_SIDE void finish_mean() { finish(log_before_ + std::log(sum_ / double(terms_))); }
   THRIFTY_ANY_SIDE void finish_paper() { finish(log_before_ - std::log(double(rejected_ + 1))); }
   THRIFTY_ANY_SIDE void finish(double log_weight) { log_weight_ = log_weight, done_ = true; }
 
   AwrsRule rule_;
   int64_t checked_ = 0, position_ = -1, rejected_ = 0, terms_ = 0;
-  double log_before_ = 0;              // log of the mass before x
-  double accepted_ = 0, sum_ = 0;      // relative to that mass
+  double log_before_ = 0;          // log of the mass before x
+  double accepted_ = 0, sum_ = 0;  // relative to that mass
   double log_weight_ = -INFINITY;
   bool done_ = false;
 };

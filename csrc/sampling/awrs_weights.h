@@ -11,8 +11,7 @@
 namespace thrifty::sampling {
 
 // "desraj", "recursive" (Des Raj with one extra), "paper" or "none"; budget 0 means none.
-AwrsRule check_awrs_rule(const char* op, std::string_view estimator, int64_t extra,
-                         int64_t budget);
+AwrsRule check_awrs_rule(const char* op, std::string_view estimator, int64_t extra, int64_t budget);
 
 // Verdicts as they come from outside; any other number is a verdict not known yet.
 constexpr uint8_t kRefused = 0, kAllowed = 1;
@@ -25,11 +24,11 @@ struct AwrsWeightsArgs {
 
 struct AwrsWeights {
   int64_t rows = 0, k = 0;
-  Dtype dtype = Dtype::kFloat32;        // of logp, log_rest, log_tail and the result
-  const uint8_t* allowed = nullptr;     // [B, K]
+  Dtype dtype = Dtype::kFloat32;                    // of logp, log_rest, log_tail and the result
+  const uint8_t* allowed = nullptr;                 // [B, K]
   const void *logp = nullptr, *log_rest = nullptr;  // [B, K]
-  const void* log_tail = nullptr;       // [B]
-  const double* coins = nullptr;        // [B, K], read by "paper"
+  const void* log_tail = nullptr;                   // [B]
+  const double* coins = nullptr;                    // [B, K], read by "paper"
   AwrsRule rule;
 };
 

@@ -28,7 +28,8 @@ AwrsRule check_awrs_rule(const char* op, std::string_view estimator, int64_t ext
     rule.extra = 1;
   } else if (estimator == "paper") {
     rule.estimator = AwrsEstimator::kPaper;
-    THRIFTY_CHECK(budget == 0, op, ": budget: expected None with the estimator paper, whose second ",
+    THRIFTY_CHECK(budget == 0, op,
+                  ": budget: expected None with the estimator paper, whose second ",
                   "loop may not be cut short, got ", budget);
   } else if (estimator == "none") {
     rule.estimator = AwrsEstimator::kNone;

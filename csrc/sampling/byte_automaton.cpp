@@ -193,7 +193,8 @@ struct Inverse {
   }
 };
 
-// States that cannot reach acceptance become one, the last: kDead and they are the same to Hopcroft.
+// States that cannot reach acceptance become one, the last: kDead and they are the same to
+// Hopcroft.
 void complete(Table& table) {
   const int32_t sink = int32_t(table.states());
   for (int32_t& to : table.next) to = to == kDead ? sink : to;
@@ -321,8 +322,12 @@ Nfa check_nfa(int64_t states, int32_t accept, const Array& bytes, const Array& g
   };
   check("bytes", bytes, 4);
   check("glue", glue, 3);
-  Nfa nfa{states, accept, static_cast<const int32_t*>(bytes.data), bytes.shape[0],
-          static_cast<const int32_t*>(glue.data), glue.shape[0]};
+  Nfa nfa{states,
+          accept,
+          static_cast<const int32_t*>(bytes.data),
+          bytes.shape[0],
+          static_cast<const int32_t*>(glue.data),
+          glue.shape[0]};
   const auto is_state = [&](int32_t s) { return s >= 0 && s < states; };
   THRIFTY_CHECK(states < int64_t(1) << 31 && is_state(accept), kOp,
                 ": accept: expected a state below ", states, ", got ", accept);

@@ -19,7 +19,7 @@ struct Nfa {
   int32_t accept = 0;
   const int32_t* bytes = nullptr;  // [edges, 4]: from, lowest byte, highest byte, to
   int64_t byte_edges = 0;
-  const int32_t* glue = nullptr;   // [edges, 3]: from, to, Glue
+  const int32_t* glue = nullptr;  // [edges, 3]: from, to, Glue
   int64_t glue_edges = 0;
 };
 

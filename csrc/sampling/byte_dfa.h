@@ -19,7 +19,7 @@ struct ByteDfa {
   const uint8_t* accepting = nullptr;  // [S]
   const int32_t* offsets = nullptr;    // [V + 1], where a token's bytes begin
   const uint8_t* bytes = nullptr;
-  const int32_t* eos_ids = nullptr;    // [E]
+  const int32_t* eos_ids = nullptr;  // [E]
   int64_t states = 0, vocabulary = 0, total_bytes = 0, eos_count = 0;
 
   THRIFTY_ANY_SIDE bool is_state(int32_t state) const { return state >= 0 && state < states; }

@@ -61,10 +61,10 @@ SampleCandidates check_sample_candidates(const SampleCandidatesArgs& args) {
   THRIFTY_CHECK(args.k >= 0, name, ": k: expected a number of candidates, got ", args.k);
   op.k = std::min(args.k, op.batch.vocab);
   if (args.drawn) {
-    THRIFTY_CHECK(args.drawn.dtype == Dtype::kInt32 && args.drawn.ndim == 2 &&
-                      args.drawn.shape[0] == rows,
-                  name, ": drawn: expected int32 of shape (", rows, ", D), got ",
-                  dtype_name(args.drawn.dtype), " ", shape_text(args.drawn));
+    THRIFTY_CHECK(
+        args.drawn.dtype == Dtype::kInt32 && args.drawn.ndim == 2 && args.drawn.shape[0] == rows,
+        name, ": drawn: expected int32 of shape (", rows, ", D), got ",
+        dtype_name(args.drawn.dtype), " ", shape_text(args.drawn));
     op.drawn = static_cast<const int32_t*>(args.drawn.data);
     op.drawn_count = args.drawn.shape[1];
   }

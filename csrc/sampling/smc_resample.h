@@ -23,8 +23,8 @@ struct SmcResampleArgs {
 
 struct SmcResample {
   int64_t populations = 0, particles = 0;
-  Dtype dtype = Dtype::kFloat32;  // float32 or float64
-  const void* logw = nullptr;     // [P, N]
+  Dtype dtype = Dtype::kFloat32;                       // float32 or float64
+  const void* logw = nullptr;                          // [P, N]
   const int64_t *seeds = nullptr, *offsets = nullptr;  // [P]
   Resampling method = Resampling::kStratified;
   double ess_threshold = 0.5;

@@ -170,9 +170,7 @@ def awrs_weights(
     probabilities without replacement", JASA 1956.
     """
     if budget is not None and budget < 1:
-        raise ValueError(
-            f"awrs_weights: budget: expected None or a positive number, got {budget}"
-        )
+        raise ValueError(f"awrs_weights: budget: expected None or a positive number, got {budget}")
     return AwrsWeights(
         *ops.awrs_weights(allowed, logp, log_rest, log_tail, coins, estimator, extra, budget or 0)
     )

@@ -1,7 +1,7 @@
 """awrs_sample: one properly weighted token per row under any constraint."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -94,13 +94,13 @@ def awrs_sample(
     refuse_gradient("awrs_sample", logits)
     if lookahead < 1:
         raise ValueError(f"awrs_sample: lookahead: expected a positive number, got {lookahead}")
-    draws = {"inv_temperature": inv_temperature, "seeds": seeds, "offsets": offsets}
+    draws: dict[str, Any] = {"inv_temperature": inv_temperature, "seeds": seeds, "offsets": offsets}
     mask = as_bitmask(constraint, logits)
     if mask is not None:
-        exact = masked_sample(
-            logits, mask, fallback_token=fallback_token, strict=strict, **draws
+        exact = masked_sample(logits, mask, fallback_token=fallback_token, strict=strict, **draws)
+        logw = (
+            exact.log_z if estimator != "none" else torch.where(exact.status == 0, 0.0, -torch.inf)
         )
-        logw = exact.log_z if estimator != "none" else torch.where(exact.status == 0, 0.0, -torch.inf)
         return AwrsSample(exact.token, logw, torch.zeros_like(exact.status), exact.status)
     walk = Walk(logits, as_check(constraint, logits), lookahead, budget, draws)
     found = walk.run(estimator, extra, fallback_token)
@@ -138,7 +138,12 @@ class Walk:
     """The rows of one call: candidates so far, and the verdicts on them."""
 
     def __init__(
-        self, logits: Tensor, check: Check, lookahead: int, budget: int | None, draws: dict
+        self,
+        logits: Tensor,
+        check: Check,
+        lookahead: int,
+        budget: int | None,
+        draws: dict[str, Any],
     ) -> None:
         self.logits, self.check, self.lookahead, self.budget = logits, check, lookahead, budget
         self.draws = draws
@@ -212,7 +217,9 @@ class Walk:
             name: value[which] if isinstance(value, Tensor) and value.numel() > 1 else value
             for name, value in self.draws.items()
         }
-        more = sample_candidates(self.logits[which], chunk, drawn=self.candidates.ids[which], **draws)
+        more = sample_candidates(
+            self.logits[which], chunk, drawn=self.candidates.ids[which], **draws
+        )
         seen = self.candidates
 
         def widened(old: Tensor, new: Tensor, fill: float) -> Tensor:
@@ -237,9 +244,7 @@ class Walk:
     def result(self, weights: AwrsWeights, fallback_token: int) -> AwrsSample:
         device = self.logits.device
         at = weights.pos.tolist()
-        token = [
-            ids[i] if i >= 0 else fallback_token for ids, i in zip(self.ids, at, strict=True)
-        ]
+        token = [ids[i] if i >= 0 else fallback_token for ids, i in zip(self.ids, at, strict=True)]
         checked = [len(verdicts) for verdicts in self.verdicts]
         return AwrsSample(
             torch.tensor(token, dtype=torch.int64, device=device),

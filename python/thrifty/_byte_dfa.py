@@ -26,13 +26,15 @@ class Vocabulary:
     """
 
     def __init__(self, tokens: Sequence[bytes | None]) -> None:
+        spelt: list[bytes] = list(tokens)  # type: ignore[arg-type]
         try:
-            self.bytes = np.frombuffer(bytearray(b"".join(tokens)), np.uint8)  # type: ignore[arg-type]
+            joined = b"".join(spelt)
         except TypeError:  # some of them are None, or no bytes at all
-            tokens = [_checked(token, i) for i, token in enumerate(tokens)]
-            self.bytes = np.frombuffer(bytearray(b"".join(tokens)), np.uint8)
-        self.offsets = np.zeros(len(tokens) + 1, np.int32)
-        lengths = np.fromiter(map(len, tokens), np.int64, len(tokens))  # type: ignore[arg-type]
+            spelt = [_checked(token, i) for i, token in enumerate(tokens)]
+            joined = b"".join(spelt)
+        self.bytes = np.frombuffer(bytearray(joined), np.uint8)
+        self.offsets = np.zeros(len(spelt) + 1, np.int32)
+        lengths = np.fromiter(map(len, spelt), np.int64, len(spelt))
         if lengths.sum() >= 2**31:
             raise ValueError("Vocabulary: tokens: expected less than 2^31 bytes, got more")
         np.cumsum(lengths, out=self.offsets[1:])
@@ -190,7 +192,7 @@ class ByteDFA:
         """
         return _native.byte_dfa_bitmask(*self.arrays(), np.asarray(states, np.int32))
 
-    def arrays(self) -> tuple[np.ndarray, ...]:
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """next, accepting, and the vocabulary's offsets, bytes and end tokens."""
         tokens = self.vocabulary
         return self.next, self.accepting, tokens.offsets, tokens.bytes, self.eos_ids

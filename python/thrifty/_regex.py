@@ -251,7 +251,8 @@ class Builder:
 
     def item(self, op: Any, argument: Any, start: int, end: int, flags: int) -> None:
         if op in (sre.MAX_REPEAT, sre.MIN_REPEAT):
-            self.repeat(*argument, start, end, flags)
+            low, high, body = argument
+            self.repeat(low, high, body, start, end, flags)
         elif op is sre.BRANCH:
             for branch in argument[1]:
                 first, last = self.state(), self.state()

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from thrifty import _native
-from thrifty._native import cpu_isa, get_num_threads, set_num_threads
 from thrifty._byte_dfa import ByteDFA, Vocabulary
+from thrifty._native import cpu_isa, get_num_threads, set_num_threads
 from thrifty._numpy_awrs import awrs_sample_dfa, awrs_weights, sample_candidates, smc_resample
 from thrifty._numpy_sampling import apply_token_bitmask_, filter_threshold, masked_sample
 

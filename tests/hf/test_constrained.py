@@ -40,7 +40,11 @@ def generate(llama, processor, rows: int = 3, **options):
 def test_vocabulary_spells_texts(llama) -> None:
     tokenizer, _, vocabulary = llama
     assert vocabulary[EOS] == b""
-    for text in ("def f(x):\n    return 'é日本😀'\n", "\t\x00\x7f", (ROOT / "Makefile").read_text()):
+    for text in (
+        "def f(x):\n    return 'é日本😀'\n",
+        "\t\x00\x7f",
+        (ROOT / "Makefile").read_text(),
+    ):
         ids = tokenizer(text).input_ids
         assert b"".join(vocabulary[i] for i in ids) == text.encode()
     assert len(thrifty.hf.vocabulary(tokenizer, 5000)) == 5000

@@ -172,7 +172,9 @@ def test_rows_do_not_depend_on_their_place() -> None:
     )
     for a, b in zip(whole, part, strict=True):
         assert torch.equal(a[order], b)
-    same = thrifty.awrs_sample(logits[[0, 3]], check, seeds=torch.tensor([9, 9]), offsets=torch.zeros(2).long())
+    same = thrifty.awrs_sample(
+        logits[[0, 3]], check, seeds=torch.tensor([9, 9]), offsets=torch.zeros(2).long()
+    )
     assert same.token[0] == same.token[1]
     assert same.logw[0] == same.logw[1]
 

@@ -331,9 +331,7 @@ def test_wrong_arguments() -> None:
     assert_rejects(
         "budget", call, allowed, logp, rest, tail, estimator="paper", coins=coins, budget=3
     )
-    assert_rejects(
-        "coins", call, allowed, logp, rest, tail, estimator="paper", coins=coins.float()
-    )
+    assert_rejects("coins", call, allowed, logp, rest, tail, estimator="paper", coins=coins.float())
 
 
 def test_numpy_has_the_same_bits() -> None:

@@ -207,7 +207,9 @@ def test_wrong_arguments() -> None:
     assert_rejects("extra", call, logits, DFA, states(0, 0), extra=0, **k)
     assert_rejects("estimator", call, logits, DFA, states(0, 0), estimator="x", **k)
     assert_rejects("inv_temperature", call, logits, DFA, states(0, 0), inv_temperature=0.0, **k)
-    assert_rejects("seeds", call, logits, DFA, states(0, 0), seeds=k["seeds"][:1], offsets=k["offsets"])
+    assert_rejects(
+        "seeds", call, logits, DFA, states(0, 0), seeds=k["seeds"][:1], offsets=k["offsets"]
+    )
 
 
 def test_opcheck() -> None:
@@ -216,6 +218,4 @@ def test_opcheck() -> None:
     args = (torch.zeros(2, 40), *dfa_tensors(DFA, torch.device("cpu")), states(0, 0), None)
     args = (*args, torch.arange(2), torch.zeros(2).long(), "desraj", 4, 0, -1)
     torch.library.opcheck(torch.ops.thrifty.awrs_sample_dfa, args)
-    torch.library.opcheck(
-        torch.ops.thrifty.awrs_coins, (torch.arange(2), torch.zeros(2).long(), 3)
-    )
+    torch.library.opcheck(torch.ops.thrifty.awrs_coins, (torch.arange(2), torch.zeros(2).long(), 3))

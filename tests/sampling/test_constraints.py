@@ -63,9 +63,7 @@ def mask_of(text: Constraint, size: int) -> np.ndarray:
 
 
 def longest(spelt: bytes, vocabulary: dict[bytes, int]) -> int:
-    return next(
-        vocabulary[spelt[:n]] for n in range(len(spelt), 0, -1) if spelt[:n] in vocabulary
-    )
+    return next(vocabulary[spelt[:n]] for n in range(len(spelt), 0, -1) if spelt[:n] in vocabulary)
 
 
 def agrees(text: Constraint, size: int, ids: np.ndarray) -> None:

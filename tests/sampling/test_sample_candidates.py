@@ -146,7 +146,9 @@ def test_seeds_are_independent() -> None:
     n = 50_000
     logits = torch.tensor([0.5, 0.3, 0.2]).log().expand(n, 3)
     a = thrifty.sample_candidates(logits, 1, **keys(n)).ids[:, 0]
-    b = thrifty.sample_candidates(logits, 1, seeds=keys(n)["seeds"] + 1, offsets=torch.zeros(n).long())
+    b = thrifty.sample_candidates(
+        logits, 1, seeds=keys(n)["seeds"] + 1, offsets=torch.zeros(n).long()
+    )
     counts = torch.bincount(a * 3 + b.ids[:, 0], minlength=9).numpy()
     p = np.array([0.5, 0.3, 0.2])
     assert chi_square(counts, n * np.outer(p, p).ravel())

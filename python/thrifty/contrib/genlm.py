@@ -3,6 +3,7 @@
 Needs genlm-control (`pip install genlm-control`).
 """
 
+import importlib
 import math
 from typing import Any
 
@@ -12,10 +13,11 @@ from thrifty._awrs import awrs_coins, awrs_weights, sample_candidates
 from thrifty._awrs_sample import FIRST_CHUNK, GROWTH, LARGEST_CHUNK
 
 missing: ImportError | None = None
+TokenSampler: Any = object
 try:
-    from genlm.control.sampler.token import TokenSampler
+    TokenSampler = importlib.import_module("genlm.control.sampler.token").TokenSampler
 except ImportError as error:
-    missing, TokenSampler = error, object
+    missing = error
 
 
 class ThriftyAWRS(TokenSampler):

@@ -73,7 +73,7 @@ class ConstrainedLogitsProcessor(LogitsProcessor):
                 "ConstrainedLogitsProcessor: eos_ids: expected at least one token, got none"
             )
         self.constraint = constraint
-        self.options = {"estimator": estimator, "extra": extra, "budget": budget}
+        self.options: dict[str, Any] = {"estimator": estimator, "extra": extra, "budget": budget}
         self.seed = seed
         self.reset()
 
@@ -121,7 +121,7 @@ class ConstrainedLogitsProcessor(LogitsProcessor):
 
     def _draw(self, scores: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         rows = len(scores)
-        draws = {
+        draws: dict[str, Any] = {
             "seeds": torch.arange(self.seed, self.seed + rows, device=scores.device),
             "offsets": torch.full((rows,), self.step, device=scores.device),
         }

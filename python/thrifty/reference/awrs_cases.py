@@ -55,7 +55,7 @@ def temperatures(m: Make) -> Call:
 # Sums of a block round at 2^-24 per addition in chains of vectors: 1e-5 covers them.
 CANDIDATES: dict[str, Callable[[Make], Call]] = {
     "several blocks": lambda m: candidates(m, 2, 2500, 7),
-    "one token": lambda m: candidates(m, 2, 1, 3),
+    "two tokens": lambda m: candidates(m, 2, 2, 3),
     "all tokens": lambda m: candidates(m, 2, 31, 31),
     "more than there are": lambda m: candidates(m, 1, 5, 9),
     "none": lambda m: candidates(m, 2, 20, 0),

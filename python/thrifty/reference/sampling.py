@@ -276,7 +276,8 @@ def sample_candidates(
             token = draw(left, seed, offset, first + j)
             ids[row, j], logp[row, j] = token, x[token] - total
             left[token] = -math.inf
-        log_tail[row] = left.logsumexp(0) - total
+        if left.max() > -math.inf:
+            log_tail[row] = left.logsumexp(0) - total
     return ids, logp, log_rest, log_tail, lse, status
 
 
