@@ -29,7 +29,8 @@ def __getattr__(name: str) -> Any:
         for family in FAMILIES:
             module = importlib.import_module(f"thrifty.{family}")
             if name in module.__all__:
-                return getattr(module, name)
+                globals()[name] = getattr(module, name)  # a second look-up would take 5 us again
+                return globals()[name]
     raise AttributeError(f"module 'thrifty' has no attribute {name!r}")
 
 

@@ -93,8 +93,8 @@ def row_threshold(
         sigma = float(logits.std(unbiased=False))
         bounds.append(float(logits[0]) - filters["top_n_sigma"] * sigma)
     if filters["top_h"] > 0:
-        kept = top_h_kept(x, filters["top_h"], top_h_variant)
-        bounds.append(float(logits[kept - 1]))
+        count = top_h_kept(x, filters["top_h"], top_h_variant)
+        bounds.append(float(logits[count - 1]))
     return max(bounds)
 
 
@@ -200,11 +200,12 @@ def masked_sample(
         found.append((token, logp, log_z, 0))
     columns = list(zip(*found, strict=True)) or [(), (), (), ()]
     dtypes = (torch.int64, torch.float32, torch.float32, torch.int32)
-    token, logp, log_z, status = (
+    results = (
         torch.tensor(column, dtype=dtype, device=logits.device)
         for column, dtype in zip(columns, dtypes, strict=True)
     )
-    return token, logp, log_z, status
+    tokens, logps, log_zs, states = results
+    return tokens, logps, log_zs, states
 
 
 def filter_threshold(

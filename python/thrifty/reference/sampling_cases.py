@@ -86,7 +86,7 @@ def short_mask(make: Make) -> Call:
     return call | {"bitmask": call["bitmask"][:, :40].clone()}
 
 
-FILTERS = {
+FILTERS: dict[str, dict[str, Any]] = {
     "top_k": {"top_k": 20},
     "top_k beyond the sorted": {"top_k": 1500},
     "top_p": {"top_p": 0.9},
