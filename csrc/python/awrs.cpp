@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "python/numpy_edge.h"
+#include "sampling/awrs_sample.h"
 #include "sampling/awrs_sample_dfa.h"
 #include "sampling/awrs_weights.h"
 #include "sampling/byte_automaton.h"
@@ -196,10 +197,61 @@ py::tuple awrs_sample_dfa(const py::array& logits_, const py::array& next,
   return py::make_tuple(token, logw, new_state, n_checked, status);
 }
 
+// `check(row, ids)` is called with the GIL held; what it throws goes through. `bfloat16`: logits are
+// the bits of bfloat16 numbers as int16.
+py::tuple awrs_sample(const py::array& logits_, bool bfloat16, const py::function& check,
+                      const std::string& estimator, int64_t extra, int64_t budget,
+                      int64_t lookahead, const OptionalArray& inv_temperature_,
+                      const py::array& seeds_, const py::array& offsets_, int64_t fallback_token,
+                      int threads) {
+  const std::string op = "awrs_sample";
+  const py::array logits = dense(logits_), seeds = dense(seeds_), offsets = dense(offsets_);
+  const OptionalArray inv_temperature = dense(inv_temperature_);
+  const AwrsRule rule = check_awrs_rule(op.c_str(), estimator, extra, budget);
+  THRIFTY_CHECK(lookahead > 0, op, ": lookahead: expected a positive number, got ", lookahead);
+  Array numbers = view(logits);
+  if (bfloat16) numbers.dtype = Dtype::kBFloat16;
+  const Batch batch = check_batch({.op = op,
+                                   .logits = numbers,
+                                   .bitmask = {},
+                                   .mask_rows = {},
+                                   .inv_temperature = view(inv_temperature)});
+  check_finite_temperature(op, batch, false);
+  const int64_t* seed = check_seeds(op, "seeds", view(seeds), batch.rows);
+  const int64_t* offset = check_seeds(op, "offsets", view(offsets), batch.rows);
+  auto token = vector<int64_t>(batch.rows);
+  auto logw = vector<float>(batch.rows);
+  auto n_checked = vector<int32_t>(batch.rows), status = vector<int32_t>(batch.rows);
+  RowMass mass;
+  for (int64_t b = 0; b < batch.rows; ++b) {
+    {
+      const py::gil_scoped_release nogil;
+      mass.measure(batch.row(b), threads > 1 ? pool : serial);
+    }
+    const auto ask = [&](const std::vector<int64_t>& ids) {
+      const py::object answer = check(b, ids);
+      const size_t n = py::len(answer);
+      THRIFTY_CHECK(n == ids.size(), op, ": constraint: expected ", ids.size(),
+                    " verdicts from check(", b, ", ids), got ", n);
+      std::vector<uint8_t> verdicts;
+      for (const py::handle verdict : answer) verdicts.push_back(verdict.cast<bool>());
+      return verdicts;
+    };
+    const AwrsSampled found =
+        awrs_sample_row(mass, rule, {seed[b], offset[b]}, lookahead, ask);
+    token.mutable_at(b) = found.token >= 0 ? found.token : fallback_token;
+    logw.mutable_at(b) = float(found.logw);
+    n_checked.mutable_at(b) = int32_t(found.checked);
+    status.mutable_at(b) = found.status;
+  }
+  return py::make_tuple(token, logw, n_checked, status);
+}
+
 }  // namespace
 
 void bind_awrs(py::module_& m) {
   m.def("sample_candidates", &sample_candidates);
+  m.def("awrs_sample", &awrs_sample);
   m.def("awrs_sample_dfa", &awrs_sample_dfa);
   m.def("awrs_weights", &awrs_weights);
   m.def("smc_resample", &smc_resample);

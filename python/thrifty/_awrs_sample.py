@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
+from thrifty import _native
 from thrifty._awrs import (
     UNKNOWN,
     AwrsWeights,
@@ -13,6 +14,7 @@ from thrifty._awrs import (
     awrs_coins,
     awrs_weights,
     sample_candidates,
+    temperatures,
 )
 from thrifty._masked_sample import masked_sample
 from thrifty._sampling_arguments import Status, raise_unless_ok, refuse_gradient
@@ -102,11 +104,40 @@ def awrs_sample(
             exact.log_z if estimator != "none" else torch.where(exact.status == 0, 0.0, -torch.inf)
         )
         return AwrsSample(exact.token, logw, torch.zeros_like(exact.status), exact.status)
-    walk = Walk(logits, as_check(constraint, logits), lookahead, budget, draws)
-    found = walk.run(estimator, extra, fallback_token)
+    check = as_check(constraint, logits)
+    if logits.is_cpu:
+        found = sample_natively(
+            logits, check, estimator, extra, budget, lookahead, draws, fallback_token
+        )
+    else:
+        walk = Walk(logits, check, lookahead, budget, draws)
+        found = walk.run(estimator, extra, fallback_token)
     if strict:
         raise_unless_ok("awrs_sample", found.status)
     return found
+
+
+def sample_natively(
+    logits: Tensor,
+    check: Check,
+    estimator: str,
+    extra: int,
+    budget: int | None,
+    lookahead: int,
+    draws: dict[str, Any],
+    fallback_token: int,
+) -> AwrsSample:
+    """On the CPU the candidates come one by one, as they are asked about, over the same memory."""
+    if budget is not None and budget < 1:
+        raise ValueError(f"awrs_sample: budget: expected None or a positive number, got {budget}")
+    inv = temperatures("awrs_sample", draws["inv_temperature"], logits)
+    bfloat16 = logits.dtype == torch.bfloat16
+    found = _native.awrs_sample(
+        (logits.view(torch.int16) if bfloat16 else logits).numpy(force=True), bfloat16, check,
+        estimator, extra, budget or 0, lookahead, None if inv is None else inv.numpy(),
+        draws["seeds"].numpy(), draws["offsets"].numpy(), fallback_token, torch.get_num_threads(),
+    )  # fmt: skip
+    return AwrsSample(*(torch.from_numpy(field) for field in found))
 
 
 def as_check(constraint: Check | Sequence[Constraint] | Tensor, logits: Tensor) -> Check:

@@ -1,6 +1,6 @@
 """The pybind11 module built from csrc/python."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -143,3 +143,17 @@ def byte_dfa_bitmask(
     eos_ids: np.ndarray,
     states: np.ndarray,
 ) -> np.ndarray: ...
+def awrs_sample(
+    logits: np.ndarray,
+    bfloat16: bool,
+    check: Callable[[int, list[int]], Sequence[bool]],
+    estimator: str,
+    extra: int,
+    budget: int,
+    lookahead: int,
+    inv_temperature: np.ndarray | None,
+    seeds: np.ndarray,
+    offsets: np.ndarray,
+    fallback_token: int,
+    threads: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]: ...

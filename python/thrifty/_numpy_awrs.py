@@ -1,5 +1,6 @@
 """Adaptive weighted rejection sampling and resampling for `thrifty.numpy`."""
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +28,15 @@ class AwrsWeights(NamedTuple):
     logw: np.ndarray
     need_more: np.ndarray
     n_checked: np.ndarray
+
+
+class AwrsSample(NamedTuple):
+    """One token per row; see `awrs_sample`."""
+
+    token: np.ndarray
+    logw: np.ndarray
+    n_checked: np.ndarray
+    status: np.ndarray
 
 
 class AwrsDfaSample(NamedTuple):
@@ -97,6 +107,39 @@ def awrs_weights(
             allowed, logp, log_rest, log_tail, coins, estimator, extra, budget or 0
         )
     )
+
+
+def awrs_sample(
+    logits: np.ndarray,
+    check: Callable[[int, list[int]], Sequence[bool]],
+    *,
+    estimator: str = "desraj",
+    extra: int = 4,
+    budget: int | None = None,
+    lookahead: int = 1,
+    inv_temperature: float | np.ndarray = 1.0,
+    seeds: np.ndarray,
+    offsets: np.ndarray,
+    fallback_token: int = -1,
+) -> AwrsSample:
+    """One properly weighted token per row under any check; see `thrifty.awrs_sample`.
+
+    Example::
+
+        >>> import numpy as np
+        >>> import thrifty.numpy as tn
+        >>> row = np.array([7])
+        >>> even = lambda row, ids: [i % 2 == 0 for i in ids]
+        >>> out = tn.awrs_sample(np.zeros((1, 6), np.float32), even, seeds=row, offsets=row)
+        >>> int(out.token[0]) % 2
+        0
+    """
+    return AwrsSample(
+        *_native.awrs_sample(
+            logits, False, check, estimator, extra, budget or 0, lookahead,
+            _per_row(inv_temperature), seeds, offsets, fallback_token, _native.get_num_threads(),
+        )
+    )  # fmt: skip
 
 
 def awrs_sample_dfa(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 import thrifty
 from helpers import assert_rejects
+from thrifty._awrs_sample import Walk
 from thrifty.constraints import DFAConstraint
 
 LOGITS = torch.randn(1, 400, generator=torch.Generator().manual_seed(2)) * 3
@@ -92,6 +93,30 @@ def test_goes_on_until_something_is_allowed() -> None:
         logits, lambda row, ids: [i == targets[row] for i in ids], extra=3000, **keys(3)
     )
     torch.testing.assert_close(one.logw.double(), exact, atol=1e-5, rtol=1e-6)
+
+
+@pytest.mark.parametrize("options", [{}, {"estimator": "paper"}, {"budget": 4}, {"lookahead": 3}])
+def test_chunks_are_the_stream(options: dict) -> None:
+    """The driver by chunks, for devices, and the native one, candidate by candidate, agree."""
+    n, k = 40, keys(40)
+    native = thrifty.awrs_sample(LOGITS.expand(n, -1), check, **options, **k)
+    driver = Walk(
+        LOGITS.expand(n, -1), check, options.get("lookahead", 1), options.get("budget"),
+        {"inv_temperature": 1.0, **k},
+    )  # fmt: skip
+    chunks = driver.run(options.get("estimator", "desraj"), 4, -1)
+    assert torch.equal(native.token, chunks.token)
+    assert torch.equal(native.status, chunks.status)
+    assert torch.equal(native.n_checked, chunks.n_checked)
+    torch.testing.assert_close(native.logw, chunks.logw, atol=2e-6, rtol=1e-6)
+
+
+def test_sixteen_bits_are_the_wide_numbers() -> None:
+    for dtype in (torch.bfloat16, torch.float16):
+        narrow = LOGITS.to(dtype)
+        got = thrifty.awrs_sample(narrow, check, **keys(1))
+        wide = thrifty.awrs_sample(narrow.float(), check, **keys(1))
+        assert all(torch.equal(a, b) for a, b in zip(got, wide, strict=True))
 
 
 def test_edges() -> None:
@@ -186,8 +211,10 @@ def test_wrong_arguments() -> None:
     assert_rejects("constraint", call, LOGITS, lambda row, ids: [], **keys(1))
     assert_rejects("logits", call, LOGITS.clone().requires_grad_(), check, **keys(1))
     for name, value in (("extra", 0), ("budget", 0), ("estimator", "geometric")):
-        with pytest.raises(ValueError, match=rf"^awrs_weights: {name}: expected"):
-            call(LOGITS, check, **{name: value}, **keys(1))
+        assert_rejects(name, call, LOGITS, check, **{name: value}, **keys(1))
+    assert_rejects("inv_temperature", call, LOGITS, check, inv_temperature=0.0, **keys(1))
+    assert_rejects("inv_temperature", call, LOGITS, check, inv_temperature=-1.0, **keys(1))
+    assert_rejects("seeds", call, LOGITS, check, **keys(2))
 
 
 # ---- variance
