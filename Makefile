@@ -58,9 +58,10 @@ $(VENV)/.cutlass: | $(VENV)/.requirements
 	$(PIP) --no-deps nvidia-cutlass==4.2.0.0
 	@touch $@
 
-# A real table for the training test; the package's own dependencies are large and not needed.
+# A real table, a real vocabulary and a grammar library for tests; their own dependencies are large and
+# not needed.
 $(VENV)/.tables: | $(VENV)/.requirements
-	$(PIP) --no-deps ISLP==0.6.0
+	$(PIP) --no-deps ISLP==0.6.0 mistral-common==1.13.1 xgrammar==0.2.8
 	@touch $@
 
 ifneq ($(THRIFTY_CUDA),OFF)

@@ -5,7 +5,7 @@ loop does; the same with a boolean mask ("eager"); the exponential race that vLL
 floor reads the logits once. Half of the tokens are allowed, at random: the hardest mask there is,
 since no word of it is 0 or all ones; "sparse" allows one in a hundred.
 
-A draw is random, so what is compared is the probability that its maker gives the token over the
+A draw is random, so what is compared is the log-probability that its maker gives the token over the
 exact one in float64: 1, for a token that is allowed.
 """
 
@@ -36,10 +36,10 @@ class Rows:
     def allowed(self) -> Tensor:
         return unpack_token_bitmask(self.mask, self.logits.shape[1])
 
-    def exact(self, tokens: Tensor, p: Tensor) -> Tensor:
-        """p of the tokens over the exact one."""
+    def over_exact(self, tokens: Tensor, logp: Tensor) -> Tensor:
+        """logp of the tokens over the exact one."""
         logits = self.logits.double().masked_fill(~self.allowed, -torch.inf)
-        return p.double() / logits.softmax(-1).gather(1, tokens.view(-1, 1))[:, 0]
+        return logp.double() / logits.log_softmax(-1).gather(1, tokens.view(-1, 1))[:, 0]
 
 
 def rows_of(batch: int, dtype: str, share: float, scale: float = 3.0):
@@ -65,8 +65,8 @@ def sample_thrifty(**filters: float):
         def check() -> Tensor:
             out = call()
             theta = thrifty.filter_threshold(rows.logits, rows.mask, **filters)
-            share = (theta.log_mass - log_allowed(rows)).exp()  # of the filter among the allowed
-            return rows.exact(out.token, out.logp.exp() * share)
+            share = theta.log_mass - log_allowed(rows)  # of the filter among the allowed
+            return rows.over_exact(out.token, out.logp + share)
 
         return Impl(call, check)
 
@@ -112,7 +112,7 @@ def sample_chain(masked: Callable[[Rows], Callable[[], Tensor]], draw: Callable[
 
         def check() -> Tensor:
             tokens, p = step()
-            return rows.exact(tokens, p.gather(1, tokens.view(-1, 1))[:, 0])
+            return rows.over_exact(tokens, p.gather(1, tokens.view(-1, 1))[:, 0].log())
 
         return Impl(lambda: step()[0], check)
 

@@ -189,19 +189,29 @@ struct Kernels {
   // Below this share of the block the kept tokens get a reference of their own: float32 has 1e-38.
   static constexpr float kSmall = 1e-18f;
 
+  // The same step of the row's next block: processors stop fetching ahead at the end of a page,
+  // which a block of float32 fills. A fetch beyond the row does nothing.
+  static THRIFTY_INLINE void prefetch_next(const LogitsBlock& block, int64_t step) {
+    const char* next = static_cast<const char*>(block.logits) + kLogitsBlock * int64_t(sizeof(S));
+    constexpr int kBytes = kStep * int(sizeof(S));
+    for (int i = 0; i < kBytes; i += 64) __builtin_prefetch(next + step * kBytes + i);
+  }
+
   static void masses(const LogitsBlock& block, BlockMass* all, BlockMass* kept_mass) {
     const float top = max_of_all(block);
     const Relative relative(block, top);
     const bool masked = block.mask != nullptr, bounded = block.at_least != kNoLogit;
     Sums total = {}, part = {};
     if (!masked || bounded || !names_any(block.mask)) {
-      for_steps(block, [&](int64_t, const S* p) __attribute__((always_inline)) {
+      for_steps(block, [&](int64_t step, const S* p) __attribute__((always_inline)) {
+        prefetch_next(block, step);
         for_weights(relative, p,
                     [&](int v, F w) __attribute__((always_inline)) { total[v % 2] += w; });
       });
     } else {
       for_steps(block, [&](int64_t step, const S* p) __attribute__((always_inline)) {
         const uint32_t word = block.mask[step];
+        prefetch_next(block, step);
         for_weights(relative, p, [&](int v, F w) __attribute__((always_inline)) {
           total[v % 2] += w;
           part[v % 2] += only(lanes_of(word, v), w);

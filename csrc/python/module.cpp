@@ -8,6 +8,7 @@ void bind_drafting(py::module_& m);
 void bind_ensemble(py::module_& m);
 void bind_sampling(py::module_& m);
 void bind_verify(py::module_& m);
+void bind_awrs(py::module_& m);
 }  // namespace thrifty::python
 
 PYBIND11_MODULE(_native, m, pybind11::mod_gil_not_used()) {
@@ -23,4 +24,5 @@ PYBIND11_MODULE(_native, m, pybind11::mod_gil_not_used()) {
   thrifty::python::bind_ensemble(m);
   thrifty::python::bind_sampling(m);
   thrifty::python::bind_verify(m);
+  thrifty::python::bind_awrs(m);
 }

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from thrifty.reference import awrs_cases
 from thrifty.reference.cases import Call, Make, OpCase
 from thrifty.reference.sampling import apply_token_bitmask_, filter_threshold, masked_sample
 
@@ -85,7 +86,7 @@ def short_mask(make: Make) -> Call:
     return call | {"bitmask": call["bitmask"][:, :40].clone()}
 
 
-FILTERS = {
+FILTERS: dict[str, dict[str, Any]] = {
     "top_k": {"top_k": 20},
     "top_k beyond the sorted": {"top_k": 1500},
     "top_p": {"top_p": 0.9},
@@ -184,4 +185,5 @@ CASES = [
     *table(apply_token_bitmask_, MASKS),
     *table(masked_sample, SAMPLES),
     *table(filter_threshold, THRESHOLDS),
+    *awrs_cases.CASES,
 ]

@@ -1,0 +1,1 @@
+"""Bridges to other libraries that thrifty does not depend on. Import the one you want."""
