@@ -1,9 +1,9 @@
 """Sampling under constraints: exact draws from masked and truncated logits, and adaptive weighted
 rejection sampling, which checks a few tokens instead of masking the vocabulary."""
 
+from thrifty._masked_sample import FilterThreshold as FilterThreshold
+from thrifty._masked_sample import MaskedSample as MaskedSample
 from thrifty._masked_sample import (
-    FilterThreshold,
-    MaskedSample,
     apply_token_bitmask_,
     filter_threshold,
     masked_sample,
@@ -14,12 +14,9 @@ from thrifty._masked_sample import (
     top_n_sigma_threshold,
     top_p_threshold,
 )
-from thrifty._sampling_arguments import Status
+from thrifty._sampling_arguments import Status as Status
 
 __all__ = [
-    "FilterThreshold",
-    "MaskedSample",
-    "Status",
     "apply_token_bitmask_",
     "filter_threshold",
     "masked_sample",
