@@ -49,10 +49,8 @@ $(VENV)/.lint: requirements-lint.txt | $(VENV)/.requirements
 	$(PIP) -r $<
 	@touch $@
 
-# XGrammar without its own dependencies, of which triton is large and serves GPUs.
 $(VENV)/.bench: requirements-bench.txt | $(VENV)/.requirements
 	$(PIP) -r $<
-	$(PIP) --no-deps xgrammar==0.2.8
 	@touch $@
 
 # The CuTe headers alone: the package's own dependencies serve its Python generators.
