@@ -20,6 +20,7 @@ from bench.bars import Bar
 from bench.harness import DTYPES, Case, Impl
 from bench.peers import require
 from thrifty.reference.sampling import unpack_token_bitmask
+from thrifty.sampling import MaskedSample
 
 VOCAB = 128_256
 SHARES = {"half": 0.5, "sparse": 0.01}
@@ -57,7 +58,7 @@ def rows_of(batch: int, dtype: str, share: float, scale: float = 3.0):
 
 def sample_thrifty(**filters: float):
     def factory(rows: Rows) -> Impl:
-        def call() -> thrifty.MaskedSample:
+        def call() -> MaskedSample:
             return thrifty.masked_sample(
                 rows.logits, rows.mask, seeds=rows.seeds, offsets=rows.offsets, **filters
             )
