@@ -12,14 +12,20 @@ import torch
 from torch import Tensor
 
 from thrifty import _drafting_ops
+from thrifty._draft_helpers import TrimmedHead, kv_compact_, trimmed_head
 from thrifty._draft_tree import Draft, DraftTree
 from thrifty._ngram_table import NgramTable
+from thrifty._tree_merge import tree_merge
 
 __all__ = [
     "Draft",
     "DraftTree",
     "NgramTable",
+    "TrimmedHead",
+    "kv_compact_",
     "row_stats",
+    "tree_merge",
+    "trimmed_head",
     "verify_chain",
     "verify_tree",
 ]

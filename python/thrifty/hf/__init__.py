@@ -1,0 +1,24 @@
+"""thrifty in Hugging Face `transformers`, 5.x. Nothing is imported before it is used."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from thrifty.hf.ngram_drafter import NgramDrafter
+    from thrifty.hf.speculative import speculative_generate
+
+_PLACES = {
+    "NgramDrafter": "ngram_drafter",
+    "speculative_generate": "speculative",
+}
+__all__ = ["NgramDrafter", "speculative_generate"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'thrifty.hf' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"thrifty.hf.{_PLACES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(_PLACES)
