@@ -174,11 +174,11 @@ def row_stats(rows: int, vocab: int, dtype: str, tier: int) -> Case:
 
     def eager(logits: Tensor) -> Any:
         def call() -> tuple[Tensor, Tensor]:
-            lse = torch.logsumexp(logits, -1)
+            lse = torch.logsumexp(logits.float(), -1)
             values, _ = logits.topk(K)
             noise = torch.empty_like(logits).exponential_()
             (logits - noise.log()).argmax(-1)
-            return lse, (values.float() - lse.float()[:, None]).exp()
+            return lse, (values.float() - lse[:, None]).exp()
 
         return call
 

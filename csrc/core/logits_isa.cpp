@@ -8,28 +8,41 @@ namespace {
 
 constexpr int kStep = 32;
 constexpr int kVectors = kStep / kLanes<float>;
+constexpr int kGroup = kVectors < 4 ? kVectors : 4;  // vectors whose weights are found together
 using F = Vec<float>;
 using M = IVec<float>;  // all bits of a lane, or none
 
-// e^x for x <= 0 or hardly above; 0 below -87; NaN for NaN. 2^n e^t as in simd_math.h, with t^6 by
-// minimax (relative error 2e-9) and exact at 0.
-THRIFTY_INLINE F exp_of(F x) {
-  constexpr float kLowest = -87;
+// y becomes 2^y, for y <= 1 or so; 0 below -126.5; NaN for NaN. 2^n 2^f with n = round(y): 2^f by a
+// minimax polynomial that is exact at 0 (relative error 9e-8). Where n = -127, the bits of 2^n are
+// those of 0. Stage by stage over independent vectors: one after the other, their chains of 12
+// operations fill the processor's queue, and it takes a third longer.
+template <int N>
+THRIFTY_INLINE void exp2_of(F (&y)[N]) {
   constexpr float kShift = 12582912.0f + 127;  // 1.5 * 2^23 + bias: low bits become the exponent
-  const F shifted = x * 1.44269504f + kShift;
-  const F n = shifted - kShift;
-  F t = x - n * 0.693359375f;
-  t = t + n * 2.12194440e-4f;
-  F e = splat(1.3836883e-3f);
-  e = e * t + 8.3748158e-3f;
-  e = e * t + 4.1668236e-2f;
-  e = e * t + 1.6666418e-1f;
-  e = e * t + 4.9999991e-1f;
-  e = e * t + 1.0f;
-  e = e * t + 1.0f;
-  e *= F(UVec<float>(shifted) << 23);
-  return x < kLowest ? F{} : e;
+  const F lowest = splat(-127.0f);
+  F shifted[N], e[N];
+  for (int i = 0; i < N; ++i) y[i] = lowest > y[i] ? lowest : y[i];
+  for (int i = 0; i < N; ++i) shifted[i] = y[i] + kShift;
+  for (int i = 0; i < N; ++i) y[i] -= shifted[i] - kShift;
+  for (int i = 0; i < N; ++i) e[i] = y[i] * 1.32645911e-3f + 9.67161916e-3f;
+  for (int i = 0; i < N; ++i) e[i] = e[i] * y[i] + 5.55073507e-2f;
+  for (int i = 0; i < N; ++i) e[i] = e[i] * y[i] + 2.40222409e-1f;
+  for (int i = 0; i < N; ++i) e[i] = e[i] * y[i] + 6.93147004e-1f;
+  for (int i = 0; i < N; ++i) e[i] = e[i] * y[i] + 1.0f;
+  for (int i = 0; i < N; ++i) y[i] = e[i] * F(UVec<float>(shifted[i]) << 23);
 }
+
+// Weights of a block relative to 2^exponent(top): w = 2^((l - top) scale + fraction). The
+// difference comes first, so that no temperature and no common offset of the logits costs digits.
+struct Relative {
+  float top, scale, fraction;
+
+  Relative(const LogitsBlock& block, float top_)
+      : top(top_ == kNoLogit ? 0.0f : top_), scale(log2_scale(block.inv_temperature)) {
+    fraction = float(double(top) * double(scale) - exponent_of(top, scale));
+  }
+  THRIFTY_INLINE F log2(F logits) const { return (logits - top) * scale + fraction; }
+};
 
 // x where `lanes`, else 0.
 THRIFTY_INLINE F only(M lanes, F x) { return F(M(x) & lanes); }
@@ -54,22 +67,22 @@ THRIFTY_INLINE uint32_t bits_of(M lanes) {
 #endif
 }
 
-THRIFTY_INLINE float sum_of(const F (&v)[kVectors]) {
+// Two sums, or maxima, per lane: vector v of a step goes to number v % 2. More would not fit the
+// registers.
+typedef F Sums[2];
+
+THRIFTY_INLINE float sum_of(const Sums& v) {
   float lane[kLanes<float>];
-  F sum = v[0];
-  for (int i = 1; i < kVectors; ++i) sum += v[i];
-  store(lane, sum);
+  store(lane, v[0] + v[1]);
   for (int half = kLanes<float> / 2; half > 0; half /= 2) {
     for (int i = 0; i < half; ++i) lane[i] += lane[i + half];
   }
   return lane[0];
 }
 
-THRIFTY_INLINE float max_of(const F (&v)[kVectors]) {
+THRIFTY_INLINE float max_of(const Sums& v) {
   float lane[kLanes<float>];
-  F top = v[0];
-  for (int i = 1; i < kVectors; ++i) top = v[i] > top ? v[i] : top;
-  store(lane, top);
+  store(lane, v[1] > v[0] ? v[1] : v[0]);
   for (int half = kLanes<float> / 2; half > 0; half /= 2) {
     for (int i = 0; i < half; ++i) lane[i] = lane[i] > lane[i + half] ? lane[i] : lane[i + half];
   }
@@ -80,6 +93,17 @@ template <class S>
 struct Kernels {
   static THRIFTY_INLINE F load_at(const S* p, int v) {
     return Stored<float, S>::load(p + v * kLanes<float>);
+  }
+
+  // weight(v, w) for the vectors v of a step at p.
+  template <class Body>
+  static THRIFTY_INLINE void for_weights(const Relative& relative, const S* p, const Body& body) {
+    for (int first = 0; first < kVectors; first += kGroup) {
+      F w[kGroup];
+      for (int i = 0; i < kGroup; ++i) w[i] = relative.log2(load_at(p, first + i));
+      exp2_of(w);
+      for (int i = 0; i < kGroup; ++i) body(first + i, w[i]);
+    }
   }
 
   // body(step, p): p[32] are the step's logits, -inf beyond the block's end.
@@ -107,54 +131,53 @@ struct Kernels {
   }
 
   static THRIFTY_INLINE float max_of_all(const LogitsBlock& block) {
-    F top[kVectors];
-    for (F& t : top) t = splat(kNoLogit);
+    Sums top = {splat(kNoLogit), splat(kNoLogit)};
     for_steps(block, [&](int64_t, const S* p) __attribute__((always_inline)) {
       for (int v = 0; v < kVectors; ++v) {
         const F x = load_at(p, v);
-        top[v] = x > top[v] ? x : top[v];
+        top[v % 2] = x > top[v % 2] ? x : top[v % 2];
       }
     });
     return max_of(top);
   }
 
   static float max(const LogitsBlock& block) {
-    F top[kVectors];
-    for (F& t : top) t = splat(kNoLogit);
+    Sums top = {splat(kNoLogit), splat(kNoLogit)};
     for_steps(block, [&](int64_t step, const S* p) __attribute__((always_inline)) {
       const uint32_t word = word_of(block, step);
       for (int v = 0; v < kVectors; ++v) {
         const F x = load_at(p, v);
-        const M better = kept(block, word, v, x) & (x > top[v]);
-        top[v] = better ? x : top[v];
+        const M better = kept(block, word, v, x) & (x > top[v % 2]);
+        top[v % 2] = better ? x : top[v % 2];
       }
     });
     return max_of(top);
   }
 
-  static float sum(const LogitsBlock& block, float ref, float* weighted) {
-    F total[kVectors] = {}, moment[kVectors] = {};
+  static float sum(const LogitsBlock& block, float top, float* weighted) {
+    const Relative relative(block, top);
+    Sums total = {}, moment = {};
     for_steps(block, [&](int64_t step, const S* p) __attribute__((always_inline)) {
       const uint32_t word = word_of(block, step);
-      for (int v = 0; v < kVectors; ++v) {
-        const F l = load_at(p, v), x = l * block.inv_temperature - ref;
-        const F w = only(kept(block, word, v, l), exp_of(x));
-        total[v] += w;
-        if (weighted != nullptr) moment[v] += w > 0.0f ? w * x : F{};
-      }
+      for_weights(relative, p, [&](int v, F w) __attribute__((always_inline)) {
+        const F l = load_at(p, v), kept_w = only(kept(block, word, v, l), w);
+        total[v % 2] += kept_w;
+        if (weighted != nullptr) moment[v % 2] += kept_w > 0.0f ? kept_w * relative.log2(l) : F{};
+      });
     });
     if (weighted != nullptr) *weighted = sum_of(moment);
     return sum_of(total);
   }
 
-  // Below this share of the block the kept tokens get a reference of their own: float32 has 1e-38.
-  static constexpr float kSmall = 1e-18f;
+  static BlockMass mass(const LogitsBlock& block, float top, float sum) {
+    if (sum == 0) return {};
+    const float from = top == kNoLogit ? 0.0f : top;  // of a block of NaN
+    return {from, sum, exponent_of(from, log2_scale(block.inv_temperature))};
+  }
 
-  static BlockSum kept_alone(const LogitsBlock& block) {
+  static BlockMass kept_alone(const LogitsBlock& block) {
     const float top = max(block);
-    if (top == kNoLogit) return {};
-    const float ref = top * block.inv_temperature;
-    return {ref, sum(block, ref, nullptr)};
+    return top == kNoLogit ? BlockMass{} : mass(block, top, sum(block, top, nullptr));
   }
 
   static THRIFTY_INLINE bool names_any(const uint32_t* mask) {
@@ -163,46 +186,53 @@ struct Kernels {
     return any != 0;
   }
 
-  static void sums(const LogitsBlock& block, BlockSum* all, BlockSum* kept_sum) {
+  // Below this share of the block the kept tokens get a reference of their own: float32 has 1e-38.
+  static constexpr float kSmall = 1e-18f;
+
+  // The same step of the row's next block: processors stop fetching ahead at the end of a page,
+  // which a block of float32 fills. A fetch beyond the row does nothing.
+  static THRIFTY_INLINE void prefetch_next(const LogitsBlock& block, int64_t step) {
+    const char* next = static_cast<const char*>(block.logits) + kLogitsBlock * int64_t(sizeof(S));
+    constexpr int kBytes = kStep * int(sizeof(S));
+    for (int i = 0; i < kBytes; i += 64) __builtin_prefetch(next + step * kBytes + i);
+  }
+
+  static void masses(const LogitsBlock& block, BlockMass* all, BlockMass* kept_mass) {
     const float top = max_of_all(block);
-    const float ref = top == kNoLogit ? 0.0f : top * block.inv_temperature;
-    const bool bounded = block.at_least != kNoLogit;
-    const bool some = bounded || block.mask != nullptr;
-    F total[kVectors] = {}, part[kVectors] = {};
-    if (!some || (block.mask != nullptr && !names_any(block.mask))) {
-      for_steps(block, [&](int64_t, const S* p) __attribute__((always_inline)) {
-        for (int v = 0; v < kVectors; ++v) {
-          total[v] += exp_of(load_at(p, v) * block.inv_temperature - ref);
-        }
+    const Relative relative(block, top);
+    const bool masked = block.mask != nullptr, bounded = block.at_least != kNoLogit;
+    Sums total = {}, part = {};
+    if (!masked || bounded || !names_any(block.mask)) {
+      for_steps(block, [&](int64_t step, const S* p) __attribute__((always_inline)) {
+        prefetch_next(block, step);
+        for_weights(relative, p,
+                    [&](int v, F w) __attribute__((always_inline)) { total[v % 2] += w; });
       });
     } else {
       for_steps(block, [&](int64_t step, const S* p) __attribute__((always_inline)) {
-        const uint32_t word = word_of(block, step);
-        for (int v = 0; v < kVectors; ++v) {
-          const F l = load_at(p, v), w = exp_of(l * block.inv_temperature - ref);
-          total[v] += w;
-          part[v] += only(kept(block, word, v, l), w);
-        }
+        const uint32_t word = block.mask[step];
+        prefetch_next(block, step);
+        for_weights(relative, p, [&](int v, F w) __attribute__((always_inline)) {
+          total[v % 2] += w;
+          part[v % 2] += only(lanes_of(word, v), w);
+        });
       });
     }
-    const float sum = sum_of(total);
-    *all = sum == 0 ? BlockSum{} : BlockSum{ref, sum};
-    if (!some) {
-      *kept_sum = *all;
-    } else {
-      const float kept_part = sum_of(part);
-      *kept_sum = kept_part >= kSmall ? BlockSum{ref, kept_part} : kept_alone(block);
-    }
+    *all = mass(block, top, sum_of(total));
+    const float kept_part = sum_of(part);
+    *kept_mass = !masked && !bounded   ? *all
+                 : kept_part >= kSmall ? mass(block, top, kept_part)
+                                       : kept_alone(block);
   }
 
-  static void weights(const LogitsBlock& block, float ref, float* weights) {
+  static void weights(const LogitsBlock& block, float top, float* weights) {
+    const Relative relative(block, top);
     for_steps(block, [&](int64_t step, const S* p) __attribute__((always_inline)) {
       const uint32_t word = word_of(block, step);
-      for (int v = 0; v < kVectors; ++v) {
-        const F l = load_at(p, v);
-        const F w = exp_of(l * block.inv_temperature - ref);
-        store(weights + step * kStep + v * kLanes<float>, only(kept(block, word, v, l), w));
-      }
+      for_weights(relative, p, [&](int v, F w) __attribute__((always_inline)) {
+        const M lanes = kept(block, word, v, load_at(p, v));
+        store(weights + step * kStep + v * kLanes<float>, only(lanes, w));
+      });
     });
     const int64_t end = (block.n + kStep - 1) / kStep * kStep;
     __builtin_memset(weights + end, 0, size_t(kLogitsBlock - end) * sizeof(float));
@@ -237,13 +267,12 @@ struct Kernels {
         }
       });
     };
-    F count[kVectors] = {}, total[kVectors] = {}, squares[kVectors] = {}, top[kVectors];
-    for (F& t : top) t = splat(kNoLogit);
+    Sums count = {}, total = {}, squares = {}, top = {splat(kNoLogit), splat(kNoLogit)};
     over([&](int v, F x, M finite) __attribute__((always_inline)) {
-      count[v] += only(finite, splat(1.0f));
-      total[v] += only(finite, x);
-      const M better = finite & (x > top[v]);
-      top[v] = better ? x : top[v];
+      count[v % 2] += only(finite, splat(1.0f));
+      total[v % 2] += only(finite, x);
+      const M better = finite & (x > top[v % 2]);
+      top[v % 2] = better ? x : top[v % 2];
     });
     LogitMoments m;
     m.count = double(sum_of(count));
@@ -253,7 +282,7 @@ struct Kernels {
     const float center = float(m.mean);
     over([&](int v, F x, M finite) __attribute__((always_inline)) {
       const F distance = only(finite, x - center);
-      squares[v] += distance * distance;
+      squares[v % 2] += distance * distance;
     });
     const double off = m.mean - double(center);  // squares about the mean, not about the float
     m.squares = double(sum_of(squares)) - m.count * off * off;
@@ -264,7 +293,7 @@ struct Kernels {
 template <class S>
 constexpr LogitsKernels kernels() {
   using K = Kernels<S>;
-  return {K::sums, K::max, K::sum, K::weights, K::collect, K::moments};
+  return {K::masses, K::max, K::sum, K::weights, K::collect, K::moments};
 }
 
 }  // namespace

@@ -3,7 +3,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <limits>
+#include <numbers>
 #include <vector>
 
 #include "core/error.h"
@@ -52,25 +54,110 @@ float min_p_threshold(float min_p, float top, float inv_temperature) {
   return float(double(top) + std::log(double(min_p)) / double(inv_temperature));
 }
 
-// Tokens of at least `bound` share the mass.
-float top_p_threshold(float p, float bound, const RowMass& mass, Ranking& ranking) {
-  const double it = mass.row().inv_temperature;
-  LogMass whole = mass.kept();
-  if (bound != kEverything) {
-    whole.sum = 0;
-    for (int64_t i = 0; ranking.has(i) && ranking.logit(i) >= bound; ++i) {
-      whole.sum += std::exp(double(ranking.logit(i)) * it - whole.ref);
+// What nucleus search asks: the mass and the tokens of the row from some logit on.
+class Nucleus {
+ public:
+  // Tokens of at least `bound` share the mass.
+  Nucleus(const RowMass& mass, const float* maxima, float bound)
+      : row_(mass.row()), maxima_(maxima), kernels_(logits_kernels(row_.dtype)) {
+    row_.at_least = std::max(row_.at_least, bound);
+    scale_ = log_scale(row_.inv_temperature);
+    ref_ = mass.kept().ref;
+    whole_ = bound == kEverything ? mass.kept().sum : from(bound);
+  }
+
+  double whole() const { return whole_; }
+  double weight(float logit) const { return std::exp(double(logit) * scale_ - ref_); }
+
+  double from(float logit) const {
+    LogitsRow row = row_;
+    row.at_least = std::max(row.at_least, logit);
+    double sum = 0;
+    uint32_t words[kBlockWords];
+    for (int64_t b = 0; b < row.blocks(); ++b) {
+      if (maxima_[b] == kNoLogit || maxima_[b] < row.at_least) continue;
+      const double exponent = exponent_of(maxima_[b], log2_scale(row.inv_temperature));
+      const double unit = std::exp(exponent * std::numbers::ln2 - ref_);
+      sum += unit * double(kernels_.sum(block_of(row, b, words), maxima_[b], nullptr));
     }
+    return sum;
   }
+
+  // The logits in [low, high), best first.
+  std::vector<Ranked> between(float low, float high) const {
+    std::vector<Ranked> found;
+    uint32_t words[kBlockWords];
+    Ranked some[kLogitsBlock];
+    for (int64_t b = 0; b < row_.blocks(); ++b) {
+      if (maxima_[b] < low) continue;
+      const int n = kernels_.collect(block_of(row_, b, words), low, 0, some);
+      std::copy_if(some, some + n, std::back_inserter(found),
+                   [&](const Ranked& token) { return token.logit < high; });
+    }
+    std::sort(found.begin(), found.end());
+    return found;
+  }
+
+  float least() const { return row_.at_least; }
+
+ private:
+  LogitsRow row_;
+  const float* maxima_;
+  const LogitsKernels& kernels_;
+  double scale_, ref_, whole_;
+};
+
+// Keeps what has less than p of the mass before it. Among the few best tokens by their order; else
+// a bracket of logits with the p-th part of the mass between them is narrowed until few tokens are
+// left in it, and those are put in order.
+float top_p_threshold(float p, float bound, const RowMass& mass, const float* maxima,
+                      Ranking& ranking) {
+  constexpr int64_t kFew = 128;
+  const Nucleus nucleus(mass, maxima, bound);
+  const double wanted = double(p) * nucleus.whole();
   double before = 0;
-  float last = kEverything;
-  for (int64_t i = 0; ranking.has(i); ++i) {
-    const float logit = ranking.logit(i);
-    if (logit < bound || (i > 0 && before >= double(p) * whole.sum)) return last;
-    before += std::exp(double(logit) * it - whole.ref);
-    last = logit;
+  float high = kNoLogit;
+  for (int64_t i = 0; i < kFew; ++i) {
+    if (!ranking.has(i) || ranking.logit(i) < bound) return kEverything;
+    if (i > 0 && before >= wanted) return high;
+    high = ranking.logit(i);
+    before += nucleus.weight(high);
   }
-  return kEverything;
+  before = nucleus.from(high);  // now with all that equal it
+  if (before >= wanted) return high;
+  // Mass from `high` on is less than wanted, from `low` on it is not.
+  const float top = ranking.logit(0);
+  float low = high;
+  double reached = before;
+  for (float step = std::max(top - high, 1e-3f); reached < wanted; step *= 2) {
+    low = high - step;
+    if (!(low > std::numeric_limits<float>::lowest()) || low <= nucleus.least()) {
+      low = std::max(nucleus.least(), std::numeric_limits<float>::lowest());
+      reached = nucleus.whole();
+      break;
+    }
+    reached = nucleus.from(low);
+  }
+  // Tokens of the bracket weigh at least as much as its low end, so this bounds their number. Where
+  // many are equal it does not get small.
+  const auto many = [&] { return reached - before > 1000 * nucleus.weight(low); };
+  for (int round = 0; round < 12 && many(); ++round) {
+    // Halfway, or where a straight line has the wanted mass.
+    const double straight = (wanted - before) / (reached - before);
+    const double share = round % 2 ? 0.5 : std::clamp(straight, 0.05, 0.95);
+    const float middle = float(double(high) + (double(low) - double(high)) * share);
+    if (middle >= high || middle <= low) break;
+    const double there = nucleus.from(middle);
+    (there < wanted ? high : low) = middle;
+    (there < wanted ? before : reached) = there;
+  }
+  float last = high;
+  for (const Ranked& token : nucleus.between(low, high)) {
+    if (before >= wanted) break;
+    before += nucleus.weight(token.logit);
+    last = token.logit;
+  }
+  return last;
 }
 
 // `TopHLogitsWarper`: over the 100 largest, renormalised, while the sum of -p log p is at most
@@ -100,17 +187,18 @@ float top_h_renormalised(float alpha, const RowMass& mass, const float* maxima, 
   const LogitsRow& row = mass.row();
   const LogMass whole = mass.kept();
   const LogitsKernels& kernels = logits_kernels(row.dtype);
-  const double it = row.inv_temperature, log_whole = whole.log();
-  // H = log of the mass - mean of l / T.
+  const double it = log_scale(row.inv_temperature), log_whole = whole.log();
+  // H = log of the mass - mean of l / T. The sums are of y with l / T = (y + exponent) log 2.
   double mean = 0;
   uint32_t words[kBlockWords];
   for (int64_t b = 0; b < row.blocks(); ++b) {
     if (maxima[b] == kNoLogit) continue;
-    const float ref = maxima[b] * row.inv_temperature;
     float weighted = 0;
-    const float sum = kernels.sum(block_of(row, b, words), ref, &weighted);
-    const double share = std::exp(double(ref) - log_whole);
-    mean += share * (double(weighted) + double(sum) * double(ref));
+    const float sum = kernels.sum(block_of(row, b, words), maxima[b], &weighted);
+    const double log_unit =
+        exponent_of(maxima[b], log2_scale(row.inv_temperature)) * std::numbers::ln2;
+    const double share = std::exp(log_unit - log_whole);
+    mean += share * (double(weighted) * std::numbers::ln2 + double(sum) * log_unit);
   }
   const double limit = double(alpha) * (log_whole - mean);
   double g = 0, h = 0;
@@ -134,7 +222,7 @@ float threshold(const Filters& filters, const RowMass& mass, const float* maxima
   float theta = kEverything;
   const auto raise = [&](float bound) { theta = std::max(theta, bound); };
   if (filters.top_k > 0) raise(top_k_threshold(filters.top_k, row, maxima, ranking));
-  if (filters.top_p > 0) raise(top_p_threshold(filters.top_p, theta, mass, ranking));
+  if (filters.top_p > 0) raise(top_p_threshold(filters.top_p, theta, mass, maxima, ranking));
   if (filters.min_p > 0) raise(min_p_threshold(filters.min_p, top, row.inv_temperature));
   if (filters.top_n_sigma > 0) {
     const double sigma = moments(row).deviation();
@@ -143,7 +231,7 @@ float threshold(const Filters& filters, const RowMass& mass, const float* maxima
   if (filters.top_h > 0) {
     raise(filters.renormalised
               ? top_h_renormalised(filters.top_h, mass, maxima, ranking)
-              : top_h_threshold(filters.top_h, double(row.inv_temperature), ranking));
+              : top_h_threshold(filters.top_h, log_scale(row.inv_temperature), ranking));
   }
   return std::min(theta, top);  // min_p = 1 may round above the largest
 }

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     import thrifty.vllm  # noqa: F401
     from thrifty.drafting import *  # noqa: F403
     from thrifty.ensemble import *  # noqa: F403
+    from thrifty.sampling import *  # noqa: F403
 
-FAMILIES = ("ensemble", "drafting")
+FAMILIES = ("ensemble", "drafting", "sampling")
 _MODULES = (*FAMILIES, "hf", "nn", "numpy", "reference", "vllm")
 
 
@@ -31,7 +32,8 @@ def __getattr__(name: str) -> Any:
         for family in FAMILIES:
             module = importlib.import_module(f"thrifty.{family}")
             if name in module.__all__:
-                return getattr(module, name)
+                globals()[name] = getattr(module, name)  # a second look-up would take 5 us again
+                return globals()[name]
     raise AttributeError(f"module 'thrifty' has no attribute {name!r}")
 
 

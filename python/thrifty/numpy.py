@@ -17,19 +17,23 @@ import numpy as np
 
 from thrifty import _native
 from thrifty._draft_tree import Draft, DraftTree
+from thrifty._native import cpu_isa, get_num_threads, set_num_threads
 from thrifty._ngram_table import NgramTable
 from thrifty._numpy_drafting import row_stats, verify_chain, verify_tree
-from thrifty._native import cpu_isa, get_num_threads, set_num_threads
+from thrifty._numpy_sampling import apply_token_bitmask_, filter_threshold, masked_sample
 
 __all__ = [
     "Draft",
     "DraftTree",
     "NgramTable",
+    "apply_token_bitmask_",
     "batch_ensemble_linear",
     "batch_ensemble_mlp",
     "cpu_isa",
     "ensemble_linear",
+    "filter_threshold",
     "get_num_threads",
+    "masked_sample",
     "row_stats",
     "set_num_threads",
     "verify_chain",
