@@ -117,3 +117,42 @@ def test_prompts_are_observed_once(tiny_llama: Any, tokenizer: Any) -> None:
         )  # fmt: skip
         before.append(drafter.table.stats()["updates"])
     assert before[1] - before[0] == 1  # the new token's context alone
+
+
+def test_no_noise_is_used_twice(tiny_llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each draft of a text has a seed and an offset of its own: reused noise would remember."""
+    used: list[tuple[int, int]] = []
+    drafter = NgramDrafter(tree=8)
+    draft = drafter.draft
+
+    def recorded(*args: Any) -> Any:
+        used.extend(zip(args[-2].tolist(), args[-1].tolist(), strict=True))
+        return draft(*args)
+
+    monkeypatch.setattr(drafter, "draft", recorded)
+    tiny_llama.generate(
+        torch.randint(4096, (2, 9)), do_sample=True, max_new_tokens=24, drafter=drafter,
+        custom_generate=speculative_generate,
+    )  # fmt: skip
+    assert len(set(used)) == len(used)
+    assert len({seed for seed, _ in used}) == 2
+
+
+def test_which_processors_become_settings() -> None:
+    """Only at the end of the list, in verify_tree's order, and with nothing special about them."""
+    from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+    from thrifty.hf._processors import NodeProcessors
+
+    heat, most, mass = TemperatureLogitsWarper(0.5), TopKLogitsWarper(9), TopPLogitsWarper(0.8)
+    for processors, settings, left in (
+        ([heat, most, mass], {"temperature": 0.5, "top_k": 9, "top_p": 0.8}, []),
+        ([mass, heat], {"temperature": 0.5}, [mass]),
+        ([heat, mass, most], {"top_k": 9}, [heat, mass]),
+        ([heat, TopKLogitsWarper(9, min_tokens_to_keep=3)], {}, None),
+        ([heat, TopPLogitsWarper(0.8, filter_value=-5.0)], {}, None),
+    ):
+        found = NodeProcessors(processors, batch=1)
+        assert found.settings == settings
+        assert found._run == (processors if left is None else left)
+    assert NodeProcessors([heat, most], batch=1, run_all=True).settings == {}
