@@ -1,6 +1,7 @@
 """The examples in docstrings run and print what they say."""
 
 import doctest
+import enum
 import importlib
 import importlib.util
 import pkgutil
@@ -37,4 +38,7 @@ def test_examples(name: str) -> None:
 def test_public_ops_have_examples() -> None:
     for family in thrifty.FAMILIES:
         for name in importlib.import_module(f"thrifty.{family}").__all__:
-            assert ">>> " in (getattr(thrifty, name).__doc__ or ""), name
+            public = getattr(thrifty, name)
+            if isinstance(public, type) and issubclass(public, tuple | enum.Enum):
+                continue  # what an op returns: the op has the example
+            assert ">>> " in (public.__doc__ or ""), name
