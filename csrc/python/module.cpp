@@ -4,6 +4,7 @@
 #include "python/numpy_edge.h"
 
 namespace thrifty::python {
+void bind_drafting(py::module_& m);
 void bind_ensemble(py::module_& m);
 }
 
@@ -16,5 +17,6 @@ PYBIND11_MODULE(_native, m, pybind11::mod_gil_not_used()) {
     thrifty::set_num_threads(threads);
   });
   m.def("get_num_threads", &thrifty::get_num_threads);
+  thrifty::python::bind_drafting(m);
   thrifty::python::bind_ensemble(m);
 }

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     import thrifty.nn
     import thrifty.numpy
     import thrifty.reference  # noqa: F401
+    from thrifty.drafting import *  # noqa: F403
     from thrifty.ensemble import *  # noqa: F403
 
-FAMILIES = ("ensemble",)
+FAMILIES = ("ensemble", "drafting")
 _MODULES = (*FAMILIES, "nn", "numpy", "reference")
 
 
