@@ -1,0 +1,70 @@
+// The mass of a row from the masses of its blocks, and exact draws from it, by one warp.
+//
+// RowMass of core/logits.h on the device: the block masses live in memory of the caller, where
+// `remove` replaces that of one block by a fresh sum over what is left there.
+#pragma once
+
+#include "core/row_reader.cuh"
+
+namespace thrifty::cuda {
+
+// sum over blocks of sum_b exp(ref_b - ref), in double and in the order of blocks.
+struct RowTotal {
+  double ref = -INFINITY, sum = 0;
+
+  THRIFTY_DEVICE double log() const { return sum == 0 ? -INFINITY : ref + ::log(sum); }
+};
+
+THRIFTY_DEVICE double relative_mass(const BlockSum& block, double ref) {
+  return block.sum == 0 ? 0 : double(block.sum) * exp(double(block.ref) - ref);
+}
+
+THRIFTY_DEVICE RowTotal row_total(const BlockSum* sums, int64_t blocks) {
+  RowTotal total;
+  float ref = -INFINITY;
+  for (int64_t b = lane_index(); b < blocks; b += kWarpSize) {
+    // A NaN stands for a row without a law; it must reach the sum.
+    if (sums[b].sum != 0) ref = fmaxf(ref, sums[b].ref);
+  }
+  total.ref = warp_max(ref);
+  for (int64_t b = lane_index(); b < blocks; b += kWarpSize) {
+    total.sum += relative_mass(sums[b], total.ref);
+  }
+  total.sum = warp_sum(total.sum);
+  return total;
+}
+
+// The block in which u of the row's mass lies, u in [0, 1); -1 where there is no mass.
+THRIFTY_DEVICE int64_t draw_block(const BlockSum* sums, int64_t blocks, const RowTotal& total,
+                                  double u) {
+  Search search(u * total.sum);
+  const int64_t batches = (blocks + kWarpSize - 1) / kWarpSize;
+  for (int batch = 0; batch < batches && !search.found(); ++batch) {
+    const int64_t b = int64_t(batch) * kWarpSize + lane_index();
+    search.offer(b < blocks ? relative_mass(sums[b], total.ref) : 0, batch);
+  }
+  return search.batch() < 0 ? -1 : int64_t(search.batch()) * kWarpSize + search.lane();
+}
+
+// The largest kept logit, the smallest id among equal ones. `max`: of the row's blocks.
+template <class T>
+THRIFTY_DEVICE Pick largest_kept(const RowReader<T>& reader, const float* max, int64_t blocks) {
+  float best = -INFINITY;
+  int64_t block = INT64_MAX;
+  for (int64_t b = lane_index(); b < blocks; b += kWarpSize) {
+    if (max[b] > best) best = max[b], block = b;
+  }
+  const float top = warp_max(best);
+  if (top == -INFINITY) return {};
+  block = -warp_max(best == top ? -block : INT64_MIN);
+  const BlockValues values = load_block(reader.view, block);
+  const uint32_t keep = reader.keep(values, block);
+  int64_t token = INT64_MAX;
+#pragma unroll
+  for (int i = kLaneValues - 1; i >= 0; --i) {
+    if ((keep >> i & 1) && values.value[i] == top) token = token_of(block, i);
+  }
+  return {-warp_max(-token), top};
+}
+
+}  // namespace thrifty::cuda

@@ -1,0 +1,183 @@
+// masked_sample and filter_threshold on CUDA (masked_sample.h).
+//
+//   row_sums        masses of all blocks, of all and of the allowed tokens     one read of the
+//   logits row_threshold   theta of the filters, where there are any row_sums        masses of what
+//   passes; reads only blocks that have such tokens draw            a warp per row: adds the
+//   masses, draws a block, reads it, draws a token
+#include "core/cuda/launch.h"
+#include "core/row_mass.cuh"
+#include "core/row_reader.cuh"
+#include "core/row_threshold.h"
+#include "sampling/sampling_cuda.h"
+
+namespace thrifty::sampling::cuda {
+namespace {
+
+using namespace thrifty::cuda;
+
+constexpr int kWarps = 4;
+
+template <class T>
+PerRequest<T> per_request(const PerRow<T>& rows) {
+  return {rows.data, rows.stride, rows.fallback};
+}
+
+RowsArgs rows_of(const Batch& batch) {
+  RowsArgs rows;
+  rows.logits = batch.logits;
+  rows.dtype = batch.dtype;
+  rows.rows = batch.rows;
+  rows.vocab = batch.vocab;
+  rows.stride = batch.stride;
+  rows.inv_temperature = per_request(batch.inv_temperature);
+  rows.mask = batch.mask;
+  rows.masks = batch.masks;
+  rows.mask_words = batch.mask_words;
+  rows.mask_rows = batch.mask_rows;
+  return rows;
+}
+
+RowFilters filters_of(const FilterBatch& filters) {
+  return {per_request(filters.top_k),       per_request(filters.top_p), per_request(filters.min_p),
+          per_request(filters.top_n_sigma), per_request(filters.top_h), filters.renormalised};
+}
+
+// Scratch memory of a batch, cut into arrays.
+struct Scratch {
+  BlockSum *all, *kept;
+  BlockMoments* moments;
+  float *max, *theta;
+  int64_t bytes;
+
+  Scratch(const Batch& batch, void* memory) {
+    const int64_t blocks = batch.rows * ((batch.vocab + kLogitsBlock - 1) / kLogitsBlock);
+    char* const begin = static_cast<char*>(memory);
+    int64_t used = 0;
+    const auto take = [&](auto*& array, int64_t count) {
+      array = reinterpret_cast<std::remove_reference_t<decltype(array)>>(begin + used);
+      used += (count * int64_t(sizeof(*array)) + 15) / 16 * 16;
+    };
+    take(all, blocks);
+    take(kept, blocks);
+    take(moments, blocks);
+    take(max, blocks);
+    take(theta, batch.rows);
+    bytes = used;
+  }
+};
+
+struct DrawArgs {
+  RowsArgs rows;
+  const BlockSum *all, *kept;
+  const float* max;
+  const int64_t *seeds, *offsets;
+  int64_t fallback_token;
+  MaskedSampleOut out;
+};
+
+template <class T>
+__global__ void __launch_bounds__(kWarps* kWarpSize) masked_draw_kernel(DrawArgs args) {
+  const int64_t row = int64_t(blockIdx.x) * kWarps + warp_index();
+  if (row >= args.rows.rows) return;  // a whole warp; there is no barrier below
+  const int64_t blocks = args.rows.blocks();
+  const RowReader<T> reader(args.rows, row);
+  const BlockSum* const kept = args.kept + row * blocks;
+  const RowTotal all = row_total(args.all + row * blocks, blocks);
+  Pick pick;
+  float logp = -INFINITY, log_z = -INFINITY;
+  int32_t status = kNothingAllowed;
+  if (all.sum != all.sum || reader.at_least != reader.at_least) {
+    status = kInvalid;
+  } else if (reader.greedy) {
+    pick = largest_kept(reader, args.max + row * blocks, blocks);
+    if (pick.token >= 0) logp = log_z = 0;
+  } else {
+    const RowTotal total = row_total(kept, blocks);
+    const Uniforms random = uniforms(args.seeds[row], args.offsets[row], Stream::kDraws, 0);
+    const int64_t block = draw_block(kept, blocks, total, random.u);
+    if (block >= 0) {
+      const BlockValues values = load_block(reader.view, block);
+      const float inverse = reader.view.inv_temperature;
+      pick = draw_in_block(values, inverse, reader.keep(values, block), block, random.v);
+      // A token's weight and the sums it is part of round differently.
+      logp = float(fmin(0.0, double(tempered(pick.logit, inverse)) - total.log()));
+      log_z = float(fmin(0.0, total.log() - all.log()));
+    }
+  }
+  if (lane_index() != 0) return;
+  if (pick.token >= 0) status = kOk;
+  args.out.token[row] = pick.token >= 0 ? pick.token : args.fallback_token;
+  args.out.logp[row] = logp;
+  args.out.log_z[row] = log_z;
+  args.out.status[row] = status;
+}
+
+__global__ void __launch_bounds__(kWarps* kWarpSize)
+    filter_mass_kernel(const BlockSum* all, const BlockSum* kept, const float* theta, int64_t rows,
+                       int64_t blocks, FilterThresholdOut out) {
+  const int64_t row = int64_t(blockIdx.x) * kWarps + warp_index();
+  if (row >= rows) return;
+  const RowTotal whole = row_total(all + row * blocks, blocks);
+  const RowTotal passed = row_total(kept + row * blocks, blocks);
+  const bool invalid = whole.sum != whole.sum;
+  if (lane_index() != 0) return;
+  out.threshold[row] = invalid ? NAN : theta[row];
+  out.log_mass[row] =
+      invalid || passed.sum == 0 ? -INFINITY : float(fmin(0.0, passed.log() - whole.log()));
+}
+
+// Fills scratch.all, kept and max; where filtered, theta becomes the rows' bound.
+Status measure(RowsArgs& rows, const RowFilters& filters, bool filtered, const Scratch& scratch,
+               cudaStream_t stream) {
+  const RowSumsOut out{scratch.all, scratch.kept, scratch.max,
+                       filtered ? scratch.moments : nullptr};
+  cudaError_t error = launch_row_sums(rows, nullptr, out, stream);
+  if (error != cudaSuccess) return {error, "row_sums"};
+  if (!filtered) return {};
+  error = launch_row_threshold(
+      {rows, scratch.kept, scratch.max, scratch.moments, filters, scratch.theta}, stream);
+  if (error != cudaSuccess) return {error, "row_threshold"};
+  rows.at_least = {scratch.theta, 1, kNoLogit};
+  return {launch_row_sums(rows, scratch.max, {nullptr, scratch.kept, nullptr, nullptr}, stream),
+          "row_sums"};
+}
+
+unsigned warp_grid(int64_t rows) { return unsigned((rows + kWarps - 1) / kWarps); }
+
+}  // namespace
+
+int64_t masked_sample_scratch(const MaskedSample& op) { return Scratch(op.batch, nullptr).bytes; }
+
+Status masked_sample(const MaskedSample& op, const MaskedSampleOut& out, void* memory,
+                     cudaStream_t stream) {
+  const Scratch scratch(op.batch, memory);
+  RowsArgs rows = rows_of(op.batch);
+  rows.at_least = per_request(op.threshold);
+  const RowFilters filters = filters_of(op.filters);
+  const Status status = measure(rows, filters, filters.any(), scratch, stream);
+  if (!status.ok()) return status;
+  const DrawArgs args{rows,     scratch.all, scratch.kept,      scratch.max,
+                      op.seeds, op.offsets,  op.fallback_token, out};
+  const cudaError_t error = with_logits_type(rows.dtype, [&]<class T>(T) {
+    return launch(masked_draw_kernel<T>, warp_grid(rows.rows), kWarps * kWarpSize, 0, stream, args);
+  });
+  return {error, "masked_draw"};
+}
+
+int64_t filter_threshold_scratch(const FilterThreshold& op) {
+  return Scratch(op.batch, nullptr).bytes;
+}
+
+Status filter_threshold(const FilterThreshold& op, const FilterThresholdOut& out, void* memory,
+                        cudaStream_t stream) {
+  const Scratch scratch(op.batch, memory);
+  RowsArgs rows = rows_of(op.batch);
+  const Status status = measure(rows, filters_of(op.filters), true, scratch, stream);
+  if (!status.ok()) return status;
+  const cudaError_t error =
+      launch(filter_mass_kernel, warp_grid(rows.rows), kWarps * kWarpSize, 0, stream, scratch.all,
+             scratch.kept, scratch.theta, rows.rows, rows.blocks(), out);
+  return {error, "filter_mass"};
+}
+
+}  // namespace thrifty::sampling::cuda
