@@ -15,18 +15,24 @@ void clear_after(uint32_t (&words)[kBlockWords], int64_t from) {
   std::fill(words + from, words + kBlockWords, 0u);
 }
 
-// exp of a difference of references, where -inf means that there is nothing.
-double scale(double ref, double to) { return ref == kNoLogit ? 0.0 : std::exp(ref - to); }
-
-LogMass combined(const std::vector<BlockSum>& blocks) {
-  LogMass mass;
-  for (const BlockSum& block : blocks) {
-    if (!(block.sum == block.sum)) return {0.0, std::numeric_limits<double>::quiet_NaN()};
-    mass.ref = std::max(mass.ref, double(block.ref));
-  }
-  for (const BlockSum& block : blocks) mass.sum += double(block.sum) * scale(block.ref, mass.ref);
-  return mass;
+// The largest exponent of blocks that have mass.
+double highest(const std::vector<BlockMass>& blocks) {
+  double exponent = -std::numeric_limits<double>::infinity();
+  for (const BlockMass& block : blocks) exponent = std::max(exponent, block.exponent);
+  return exponent;
 }
+
+// The mass of a block relative to 2^exponent, its own or a larger one; 0 below 2^-1000 of that.
+double relative_mass(const BlockMass& block, double exponent) {
+  const double apart = block.exponent - exponent;
+  if (!(apart > -1000)) return 0;
+  const uint64_t bits = uint64_t(int64_t(apart) + 1023) << 52;
+  double power;
+  std::memcpy(&power, &bits, sizeof power);
+  return double(block.sum) * power;
+}
+
+constexpr double kLog2 = 0.6931471805599453;
 
 }  // namespace
 
@@ -121,7 +127,7 @@ void RowMass::measure(const LogitsRow& row, ParallelFor parallel) {
   const auto some = [&](int64_t begin, int64_t end) {
     uint32_t words[kBlockWords];
     for (int64_t b = begin; b < end; ++b) {
-      kernels.sums(block_of(row, b, words), &all_blocks_[size_t(b)], &kept_blocks_[size_t(b)]);
+      kernels.masses(block_of(row, b, words), &all_blocks_[size_t(b)], &kept_blocks_[size_t(b)]);
     }
   };
   const int64_t tasks = blocks / kBlocksPerTask;
@@ -131,35 +137,39 @@ void RowMass::measure(const LogitsRow& row, ParallelFor parallel) {
     for_each(parallel, tasks,
              [&](int64_t i) { some(blocks * i / tasks, blocks * (i + 1) / tasks); });
   }
-  all_ = combined(all_blocks_);
+  const double exponent = highest(all_blocks_);
+  all_ = {exponent * kLog2, 0};
+  for (const BlockMass& block : all_blocks_) all_.sum += relative_mass(block, exponent);
   total();
 }
 
 void RowMass::raise(float bound, const float* maxima) {
   row_.at_least = std::max(row_.at_least, bound);
-  const LogitsKernels& kernels = logits_kernels(row_.dtype);
   uint32_t words[kBlockWords];
   for (int64_t b = 0; b < row_.blocks(); ++b) {
-    BlockSum& kept = kept_blocks_[size_t(b)];
-    kept = {};
+    kept_blocks_[size_t(b)] = {};
     if (maxima[b] == kNoLogit || maxima[b] < row_.at_least) continue;
-    kept.ref = maxima[b] * row_.inv_temperature;
-    kept.sum = kernels.sum(block(b, words), kept.ref, nullptr);
+    kept_blocks_[size_t(b)] = mass_of(block(b, words), maxima[b]);
   }
   total();
 }
 
 void RowMass::total() {
-  kept_ref_ = kNoLogit;
-  for (const BlockSum& block : kept_blocks_) kept_ref_ = std::max(kept_ref_, double(block.ref));
+  exponent_ = highest(kept_blocks_);
   masses_.resize(kept_blocks_.size());
   for (size_t b = 0; b < masses_.size(); ++b) {
-    masses_[b] = double(kept_blocks_[b].sum) * scale(kept_blocks_[b].ref, kept_ref_);
+    masses_[b] = relative_mass(kept_blocks_[b], exponent_);
   }
 }
 
+BlockMass RowMass::mass_of(const LogitsBlock& block, float top) const {
+  if (top == kNoLogit) return {};
+  return {top, logits_kernels(row_.dtype).sum(block, top, nullptr),
+          exponent_of(top, log2_scale(row_.inv_temperature))};
+}
+
 LogMass RowMass::kept() const {
-  LogMass mass{kept_ref_, 0};
+  LogMass mass{exponent_ * kLog2, 0};
   for (const double part : masses_) mass.sum += part;
   return mass;
 }
@@ -226,10 +236,10 @@ int64_t RowMass::draw(double u, double v, double* log_weight) const {
   uint32_t words[kBlockWords];
   float weights[kLogitsBlock];
   const LogitsKernels& kernels = logits_kernels(row_.dtype);
-  kernels.weights(block(chosen, words), kept_blocks_[size_t(chosen)].ref, weights);
+  kernels.weights(block(chosen, words), kept_blocks_[size_t(chosen)].top, weights);
   const int64_t id = chosen * kLogitsBlock + pick_in_block(weights, v);
   if (log_weight != nullptr) {
-    *log_weight = double(logit_at(row_, id)) * double(row_.inv_temperature);
+    *log_weight = double(logit_at(row_, id)) * log_scale(row_.inv_temperature);
   }
   return id;
 }
@@ -247,17 +257,13 @@ void RowMass::remove(int64_t id) {
   for (Touched& t : touched_) {
     if (t.block == index) t.words[id % kLogitsBlock / 32] &= ~(1u << (id % 32));
   }
-  const LogitsKernels& kernels = logits_kernels(row_.dtype);
   uint32_t words[kBlockWords];
   const LogitsBlock left = block(index, words);
-  BlockSum& kept = kept_blocks_[size_t(index)];
-  const float top = kernels.max(left);
-  kept.ref = top == kNoLogit ? kNoLogit : top * row_.inv_temperature;
-  kept.sum = top == kNoLogit ? 0.0f : kernels.sum(left, kept.ref, nullptr);
-  masses_[size_t(index)] = double(kept.sum) * scale(kept.ref, kept_ref_);
-  double highest = kNoLogit;
-  for (const BlockSum& block : kept_blocks_) highest = std::max(highest, double(block.ref));
-  if (highest < kept_ref_ - 100) total();  // or what is left could underflow beside what is gone
+  BlockMass& kept = kept_blocks_[size_t(index)];
+  kept = mass_of(left, logits_kernels(row_.dtype).max(left));
+  masses_[size_t(index)] = relative_mass(kept, exponent_);
+  // Or what is left could underflow beside what is gone.
+  if (highest(kept_blocks_) < exponent_ - 100) total();
 }
 
 }  // namespace thrifty

@@ -1,13 +1,13 @@
 // One pass over a row of logits, which sampling, verification and table updates share: masses of
 // blocks, exact draws, the largest k, moments.
 //
-//   w_t = exp(l_t / T - ref)        mass of a block = sum of its w        p_t = w_t / sum over
-//   blocks
+//   w_t = exp(l_t / T) relative to its block      mass of a block = sum of its w
 //
 // A draw is two-level: a block by its mass, then a token of it by the weights, which are computed
-// again, so that no sum is ever a difference. Each block has a reference of its own (its largest
-// l / T), so masses of any ratio are exact to float32: nothing underflows, and log masses of 1e-30
-// keep their digits. Results depend on the row alone, not on threads or on other rows.
+// again, so that no sum is ever a difference. Each block is relative to a power of two near its own
+// largest weight, so masses of any ratio are exact to float32, log masses of -1000 included, and
+// putting blocks together rounds nothing. Results depend on the row alone, not on threads or on
+// other rows.
 #pragma once
 
 #include <cstdint>
@@ -40,13 +40,26 @@ struct LogitsRow {
   bool keeps_all() const { return mask == nullptr && at_least == kNoLogit; }
 };
 
-// sum of exp(l / T - ref) over some tokens; of none, or of tokens with -inf: {-inf, 0}. A NaN or
-// +inf among the tokens makes `sum` NaN.
-struct BlockSum {
-  float ref = kNoLogit, sum = 0;
+// Weights are powers of two: exp(l / T) = 2^(l scale), with scale in float32. It rounds 1 / T by
+// 6e-8, the one place where the law is not that of the caller's T; log_scale is the T that is
+// meant.
+static inline float log2_scale(float inv_temperature) { return inv_temperature * 1.44269504f; }
+static inline double log_scale(float inv_temperature) {
+  return double(log2_scale(inv_temperature)) * 0.6931471805599453;
+}
+// What the weights of a block with largest logit `top` are relative to: 2 to this.
+static inline double exponent_of(float top, float log2_scale) {
+  return __builtin_floor(double(top) * double(log2_scale));
+}
+
+// Mass of some tokens of a block: sum * 2^exponent. Of none, or of tokens with -inf: {-inf, 0}. A
+// NaN or +inf among the tokens makes `sum` NaN.
+struct BlockMass {
+  float top = kNoLogit, sum = 0;  // exponent = exponent_of(top)
+  double exponent = -std::numeric_limits<double>::infinity();
 };
 
-// The same in double, over a row.
+// The same over a row: sum * exp(ref).
 struct LogMass {
   double ref = kNoLogit, sum = 0;
   double log() const;  // -inf when there is no mass
@@ -81,13 +94,14 @@ struct LogitsBlock {
 
 struct LogitsKernels {
   // Of all tokens and of those that are kept, in one pass.
-  void (*sums)(const LogitsBlock& block, BlockSum* all, BlockSum* kept);
+  void (*masses)(const LogitsBlock& block, BlockMass* all, BlockMass* kept);
   // The largest kept logit, -inf if none; a NaN is passed over.
   float (*max)(const LogitsBlock& block);
-  // Kept tokens: sum of w = exp(x), x = l / T - ref, and of w x (may be null).
-  float (*sum)(const LogitsBlock& block, float ref, float* weighted);
-  // weights[kLogitsBlock]: exp(l / T - ref), 0 where not kept.
-  void (*weights)(const LogitsBlock& block, float ref, float* weights);
+  // Kept tokens, relative to exponent_of(top), with no kept logit above top: the sum of w = 2^y and
+  // of w y (may be null).
+  float (*sum)(const LogitsBlock& block, float top, float* weighted);
+  // weights[kLogitsBlock]: w, 0 where not kept.
+  void (*weights)(const LogitsBlock& block, float top, float* weights);
   // Kept tokens whose logit is at least `bound` (> -inf), in order of ids: into out[n].
   int (*collect)(const LogitsBlock& block, float bound, int32_t first_id, Ranked* out);
   LogitMoments (*moments)(const LogitsBlock& block);
@@ -131,7 +145,7 @@ class RowMass {
   LogMass kept() const;                                // what draw() draws from
 
   // A kept token by its probability; u and v in [0, 1). -1 when nothing is left. `log_weight`
-  // receives l / T of it.
+  // receives l / T of it, to compare with kept().log().
   int64_t draw(double u, double v, double* log_weight = nullptr) const;
 
   // Keeps `id` no longer; the mass of its block is summed anew over what is left there. A token
@@ -146,13 +160,14 @@ class RowMass {
 
   const uint32_t* touched(int64_t block) const;
   LogitsBlock block(int64_t index, uint32_t (&words)[kBlockWords]) const;
-  void total();  // masses_ and kept_ref_ from kept_blocks_
+  BlockMass mass_of(const LogitsBlock& block, float top) const;
+  void total();  // masses_ and exponent_ from kept_blocks_
 
   LogitsRow row_;
   LogMass all_;
-  double kept_ref_ = kNoLogit;
-  std::vector<BlockSum> all_blocks_, kept_blocks_;
-  std::vector<double> masses_;  // of kept_blocks_, relative to kept_ref_
+  double exponent_ = 0;
+  std::vector<BlockMass> all_blocks_, kept_blocks_;
+  std::vector<double> masses_;  // of kept_blocks_, relative to 2^exponent_
   std::vector<Touched> touched_;
 };
 

@@ -11,25 +11,35 @@ constexpr int kVectors = kStep / kLanes<float>;
 using F = Vec<float>;
 using M = IVec<float>;  // all bits of a lane, or none
 
-// e^x for x <= 0 or hardly above; 0 below -87; NaN for NaN. 2^n e^t as in simd_math.h, with t^6 by
-// minimax (relative error 2e-9) and exact at 0.
-THRIFTY_INLINE F exp_of(F x) {
-  constexpr float kLowest = -87;
+// 2^y for y <= 1 or so; 0 below -126; NaN for NaN. 2^n 2^f with n = round(y): 2^f by a minimax
+// polynomial that is exact at 0 (relative error 9e-8).
+THRIFTY_INLINE F exp2_of(F y) {
+  constexpr float kLowest = -126;
   constexpr float kShift = 12582912.0f + 127;  // 1.5 * 2^23 + bias: low bits become the exponent
-  const F shifted = x * 1.44269504f + kShift;
-  const F n = shifted - kShift;
-  F t = x - n * 0.693359375f;
-  t = t + n * 2.12194440e-4f;
-  F e = splat(1.3836883e-3f);
-  e = e * t + 8.3748158e-3f;
-  e = e * t + 4.1668236e-2f;
-  e = e * t + 1.6666418e-1f;
-  e = e * t + 4.9999991e-1f;
-  e = e * t + 1.0f;
-  e = e * t + 1.0f;
+  const F shifted = y + kShift;
+  const F f = y - (shifted - kShift);
+  F e = splat(1.32645911e-3f);
+  e = e * f + 9.67161916e-3f;
+  e = e * f + 5.55073507e-2f;
+  e = e * f + 2.40222409e-1f;
+  e = e * f + 6.93147004e-1f;
+  e = e * f + 1.0f;
   e *= F(UVec<float>(shifted) << 23);
-  return x < kLowest ? F{} : e;
+  return y < kLowest ? F{} : e;
 }
+
+// Weights of a block relative to 2^exponent(top): w = 2^((l - top) scale + fraction). The
+// difference comes first, so that no temperature and no common offset of the logits costs digits.
+struct Relative {
+  float top, scale, fraction;
+
+  Relative(const LogitsBlock& block, float top_)
+      : top(top_ == kNoLogit ? 0.0f : top_), scale(log2_scale(block.inv_temperature)) {
+    fraction = float(double(top) * double(scale) - exponent_of(top, scale));
+  }
+  THRIFTY_INLINE F log2(F logits) const { return (logits - top) * scale + fraction; }
+  THRIFTY_INLINE F weight(F logits) const { return exp2_of(log2(logits)); }
+};
 
 // x where `lanes`, else 0.
 THRIFTY_INLINE F only(M lanes, F x) { return F(M(x) & lanes); }
@@ -54,22 +64,22 @@ THRIFTY_INLINE uint32_t bits_of(M lanes) {
 #endif
 }
 
-THRIFTY_INLINE float sum_of(const F (&v)[kVectors]) {
+// Two sums, or maxima, per lane: vector v of a step goes to number v % 2. More would not fit the
+// registers.
+typedef F Sums[2];
+
+THRIFTY_INLINE float sum_of(const Sums& v) {
   float lane[kLanes<float>];
-  F sum = v[0];
-  for (int i = 1; i < kVectors; ++i) sum += v[i];
-  store(lane, sum);
+  store(lane, v[0] + v[1]);
   for (int half = kLanes<float> / 2; half > 0; half /= 2) {
     for (int i = 0; i < half; ++i) lane[i] += lane[i + half];
   }
   return lane[0];
 }
 
-THRIFTY_INLINE float max_of(const F (&v)[kVectors]) {
+THRIFTY_INLINE float max_of(const Sums& v) {
   float lane[kLanes<float>];
-  F top = v[0];
-  for (int i = 1; i < kVectors; ++i) top = v[i] > top ? v[i] : top;
-  store(lane, top);
+  store(lane, v[1] > v[0] ? v[1] : v[0]);
   for (int half = kLanes<float> / 2; half > 0; half /= 2) {
     for (int i = 0; i < half; ++i) lane[i] = lane[i] > lane[i + half] ? lane[i] : lane[i + half];
   }
@@ -107,54 +117,54 @@ struct Kernels {
   }
 
   static THRIFTY_INLINE float max_of_all(const LogitsBlock& block) {
-    F top[kVectors];
-    for (F& t : top) t = splat(kNoLogit);
+    Sums top = {splat(kNoLogit), splat(kNoLogit)};
     for_steps(block, [&](int64_t, const S* p) __attribute__((always_inline)) {
       for (int v = 0; v < kVectors; ++v) {
         const F x = load_at(p, v);
-        top[v] = x > top[v] ? x : top[v];
+        top[v % 2] = x > top[v % 2] ? x : top[v % 2];
       }
     });
     return max_of(top);
   }
 
   static float max(const LogitsBlock& block) {
-    F top[kVectors];
-    for (F& t : top) t = splat(kNoLogit);
+    Sums top = {splat(kNoLogit), splat(kNoLogit)};
     for_steps(block, [&](int64_t step, const S* p) __attribute__((always_inline)) {
       const uint32_t word = word_of(block, step);
       for (int v = 0; v < kVectors; ++v) {
         const F x = load_at(p, v);
-        const M better = kept(block, word, v, x) & (x > top[v]);
-        top[v] = better ? x : top[v];
+        const M better = kept(block, word, v, x) & (x > top[v % 2]);
+        top[v % 2] = better ? x : top[v % 2];
       }
     });
     return max_of(top);
   }
 
-  static float sum(const LogitsBlock& block, float ref, float* weighted) {
-    F total[kVectors] = {}, moment[kVectors] = {};
+  static float sum(const LogitsBlock& block, float top, float* weighted) {
+    const Relative relative(block, top);
+    Sums total = {}, moment = {};
     for_steps(block, [&](int64_t step, const S* p) __attribute__((always_inline)) {
       const uint32_t word = word_of(block, step);
       for (int v = 0; v < kVectors; ++v) {
-        const F l = load_at(p, v), x = l * block.inv_temperature - ref;
-        const F w = only(kept(block, word, v, l), exp_of(x));
-        total[v] += w;
-        if (weighted != nullptr) moment[v] += w > 0.0f ? w * x : F{};
+        const F l = load_at(p, v), y = relative.log2(l);
+        const F w = only(kept(block, word, v, l), exp2_of(y));
+        total[v % 2] += w;
+        if (weighted != nullptr) moment[v % 2] += w > 0.0f ? w * y : F{};
       }
     });
     if (weighted != nullptr) *weighted = sum_of(moment);
     return sum_of(total);
   }
 
-  // Below this share of the block the kept tokens get a reference of their own: float32 has 1e-38.
-  static constexpr float kSmall = 1e-18f;
+  static BlockMass mass(const LogitsBlock& block, float top, float sum) {
+    if (sum == 0) return {};
+    const float from = top == kNoLogit ? 0.0f : top;  // of a block of NaN
+    return {from, sum, exponent_of(from, log2_scale(block.inv_temperature))};
+  }
 
-  static BlockSum kept_alone(const LogitsBlock& block) {
+  static BlockMass kept_alone(const LogitsBlock& block) {
     const float top = max(block);
-    if (top == kNoLogit) return {};
-    const float ref = top * block.inv_temperature;
-    return {ref, sum(block, ref, nullptr)};
+    return top == kNoLogit ? BlockMass{} : mass(block, top, sum(block, top, nullptr));
   }
 
   static THRIFTY_INLINE bool names_any(const uint32_t* mask) {
@@ -163,45 +173,43 @@ struct Kernels {
     return any != 0;
   }
 
-  static void sums(const LogitsBlock& block, BlockSum* all, BlockSum* kept_sum) {
+  // Below this share of the block the kept tokens get a reference of their own: float32 has 1e-38.
+  static constexpr float kSmall = 1e-18f;
+
+  static void masses(const LogitsBlock& block, BlockMass* all, BlockMass* kept_mass) {
     const float top = max_of_all(block);
-    const float ref = top == kNoLogit ? 0.0f : top * block.inv_temperature;
-    const bool bounded = block.at_least != kNoLogit;
-    const bool some = bounded || block.mask != nullptr;
-    F total[kVectors] = {}, part[kVectors] = {};
-    if (!some || (block.mask != nullptr && !names_any(block.mask))) {
+    const Relative relative(block, top);
+    const bool masked = block.mask != nullptr, bounded = block.at_least != kNoLogit;
+    Sums total = {}, part = {};
+    if (!masked || bounded || !names_any(block.mask)) {
       for_steps(block, [&](int64_t, const S* p) __attribute__((always_inline)) {
-        for (int v = 0; v < kVectors; ++v) {
-          total[v] += exp_of(load_at(p, v) * block.inv_temperature - ref);
-        }
+        for (int v = 0; v < kVectors; ++v) total[v % 2] += relative.weight(load_at(p, v));
       });
     } else {
       for_steps(block, [&](int64_t step, const S* p) __attribute__((always_inline)) {
-        const uint32_t word = word_of(block, step);
+        const uint32_t word = block.mask[step];
         for (int v = 0; v < kVectors; ++v) {
-          const F l = load_at(p, v), w = exp_of(l * block.inv_temperature - ref);
-          total[v] += w;
-          part[v] += only(kept(block, word, v, l), w);
+          const F w = relative.weight(load_at(p, v));
+          total[v % 2] += w;
+          part[v % 2] += only(lanes_of(word, v), w);
         }
       });
     }
-    const float sum = sum_of(total);
-    *all = sum == 0 ? BlockSum{} : BlockSum{ref, sum};
-    if (!some) {
-      *kept_sum = *all;
-    } else {
-      const float kept_part = sum_of(part);
-      *kept_sum = kept_part >= kSmall ? BlockSum{ref, kept_part} : kept_alone(block);
-    }
+    *all = mass(block, top, sum_of(total));
+    const float kept_part = sum_of(part);
+    *kept_mass = !masked && !bounded   ? *all
+                 : kept_part >= kSmall ? mass(block, top, kept_part)
+                                       : kept_alone(block);
   }
 
-  static void weights(const LogitsBlock& block, float ref, float* weights) {
+  static void weights(const LogitsBlock& block, float top, float* weights) {
+    const Relative relative(block, top);
     for_steps(block, [&](int64_t step, const S* p) __attribute__((always_inline)) {
       const uint32_t word = word_of(block, step);
       for (int v = 0; v < kVectors; ++v) {
         const F l = load_at(p, v);
-        const F w = exp_of(l * block.inv_temperature - ref);
-        store(weights + step * kStep + v * kLanes<float>, only(kept(block, word, v, l), w));
+        store(weights + step * kStep + v * kLanes<float>,
+              only(kept(block, word, v, l), relative.weight(l)));
       }
     });
     const int64_t end = (block.n + kStep - 1) / kStep * kStep;
@@ -237,13 +245,12 @@ struct Kernels {
         }
       });
     };
-    F count[kVectors] = {}, total[kVectors] = {}, squares[kVectors] = {}, top[kVectors];
-    for (F& t : top) t = splat(kNoLogit);
+    Sums count = {}, total = {}, squares = {}, top = {splat(kNoLogit), splat(kNoLogit)};
     over([&](int v, F x, M finite) __attribute__((always_inline)) {
-      count[v] += only(finite, splat(1.0f));
-      total[v] += only(finite, x);
-      const M better = finite & (x > top[v]);
-      top[v] = better ? x : top[v];
+      count[v % 2] += only(finite, splat(1.0f));
+      total[v % 2] += only(finite, x);
+      const M better = finite & (x > top[v % 2]);
+      top[v % 2] = better ? x : top[v % 2];
     });
     LogitMoments m;
     m.count = double(sum_of(count));
@@ -253,7 +260,7 @@ struct Kernels {
     const float center = float(m.mean);
     over([&](int v, F x, M finite) __attribute__((always_inline)) {
       const F distance = only(finite, x - center);
-      squares[v] += distance * distance;
+      squares[v % 2] += distance * distance;
     });
     const double off = m.mean - double(center);  // squares about the mean, not about the float
     m.squares = double(sum_of(squares)) - m.count * off * off;
@@ -264,7 +271,7 @@ struct Kernels {
 template <class S>
 constexpr LogitsKernels kernels() {
   using K = Kernels<S>;
-  return {K::sums, K::max, K::sum, K::weights, K::collect, K::moments};
+  return {K::masses, K::max, K::sum, K::weights, K::collect, K::moments};
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 namespace thrifty::python {
 void bind_drafting(py::module_& m);
 void bind_ensemble(py::module_& m);
+void bind_sampling(py::module_& m);
 }
 
 PYBIND11_MODULE(_native, m, pybind11::mod_gil_not_used()) {
@@ -19,4 +20,5 @@ PYBIND11_MODULE(_native, m, pybind11::mod_gil_not_used()) {
   m.def("get_num_threads", &thrifty::get_num_threads);
   thrifty::python::bind_drafting(m);
   thrifty::python::bind_ensemble(m);
+  thrifty::python::bind_sampling(m);
 }

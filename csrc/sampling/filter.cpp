@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numbers>
 #include <vector>
 
 #include "core/error.h"
@@ -54,7 +55,7 @@ float min_p_threshold(float min_p, float top, float inv_temperature) {
 
 // Tokens of at least `bound` share the mass.
 float top_p_threshold(float p, float bound, const RowMass& mass, Ranking& ranking) {
-  const double it = mass.row().inv_temperature;
+  const double it = log_scale(mass.row().inv_temperature);
   LogMass whole = mass.kept();
   if (bound != kEverything) {
     whole.sum = 0;
@@ -100,17 +101,18 @@ float top_h_renormalised(float alpha, const RowMass& mass, const float* maxima, 
   const LogitsRow& row = mass.row();
   const LogMass whole = mass.kept();
   const LogitsKernels& kernels = logits_kernels(row.dtype);
-  const double it = row.inv_temperature, log_whole = whole.log();
-  // H = log of the mass - mean of l / T.
+  const double it = log_scale(row.inv_temperature), log_whole = whole.log();
+  // H = log of the mass - mean of l / T. The sums are of y with l / T = (y + exponent) log 2.
   double mean = 0;
   uint32_t words[kBlockWords];
   for (int64_t b = 0; b < row.blocks(); ++b) {
     if (maxima[b] == kNoLogit) continue;
-    const float ref = maxima[b] * row.inv_temperature;
     float weighted = 0;
-    const float sum = kernels.sum(block_of(row, b, words), ref, &weighted);
-    const double share = std::exp(double(ref) - log_whole);
-    mean += share * (double(weighted) + double(sum) * double(ref));
+    const float sum = kernels.sum(block_of(row, b, words), maxima[b], &weighted);
+    const double log_unit =
+        exponent_of(maxima[b], log2_scale(row.inv_temperature)) * std::numbers::ln2;
+    const double share = std::exp(log_unit - log_whole);
+    mean += share * (double(weighted) * std::numbers::ln2 + double(sum) * log_unit);
   }
   const double limit = double(alpha) * (log_whole - mean);
   double g = 0, h = 0;
@@ -143,7 +145,7 @@ float threshold(const Filters& filters, const RowMass& mass, const float* maxima
   if (filters.top_h > 0) {
     raise(filters.renormalised
               ? top_h_renormalised(filters.top_h, mass, maxima, ranking)
-              : top_h_threshold(filters.top_h, double(row.inv_temperature), ranking));
+              : top_h_threshold(filters.top_h, log_scale(row.inv_temperature), ranking));
   }
   return std::min(theta, top);  // min_p = 1 may round above the largest
 }

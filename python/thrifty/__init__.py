@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     import thrifty.reference  # noqa: F401
     from thrifty.drafting import *  # noqa: F403
     from thrifty.ensemble import *  # noqa: F403
+    from thrifty.sampling import *  # noqa: F403
 
-FAMILIES = ("ensemble", "drafting")
+FAMILIES = ("ensemble", "drafting", "sampling")
 _MODULES = (*FAMILIES, "nn", "numpy", "reference")
 
 

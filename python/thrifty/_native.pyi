@@ -41,3 +41,38 @@ def batch_ensemble_mlp(
     activation: str,
     reduce: str,
 ) -> np.ndarray: ...
+def apply_token_bitmask_(
+    logits: np.ndarray,
+    bitmask: np.ndarray,
+    indices: np.ndarray | None,
+    row_map: np.ndarray | None,
+    vocab_size: int | None,
+) -> None: ...
+def masked_sample(
+    logits: np.ndarray,
+    bitmask: np.ndarray | None,
+    mask_rows: np.ndarray | None,
+    inv_temperature: np.ndarray | None,
+    top_k: np.ndarray | None,
+    top_p: np.ndarray | None,
+    min_p: np.ndarray | None,
+    top_n_sigma: np.ndarray | None,
+    top_h: np.ndarray | None,
+    top_h_variant: str,
+    threshold: np.ndarray | None,
+    seeds: np.ndarray,
+    offsets: np.ndarray,
+    fallback_token: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]: ...
+def filter_threshold(
+    logits: np.ndarray,
+    bitmask: np.ndarray | None,
+    mask_rows: np.ndarray | None,
+    inv_temperature: np.ndarray | None,
+    top_k: np.ndarray | None,
+    top_p: np.ndarray | None,
+    min_p: np.ndarray | None,
+    top_n_sigma: np.ndarray | None,
+    top_h: np.ndarray | None,
+    top_h_variant: str,
+) -> tuple[np.ndarray, np.ndarray]: ...

@@ -17,13 +17,17 @@ import numpy as np
 
 from thrifty import _native
 from thrifty._native import cpu_isa, get_num_threads, set_num_threads
+from thrifty._numpy_sampling import apply_token_bitmask_, filter_threshold, masked_sample
 
 __all__ = [
+    "apply_token_bitmask_",
     "batch_ensemble_linear",
     "batch_ensemble_mlp",
     "cpu_isa",
     "ensemble_linear",
+    "filter_threshold",
     "get_num_threads",
+    "masked_sample",
     "set_num_threads",
 ]
 
