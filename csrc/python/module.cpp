@@ -7,6 +7,7 @@ namespace thrifty::python {
 void bind_drafting(py::module_& m);
 void bind_ensemble(py::module_& m);
 void bind_sampling(py::module_& m);
+void bind_awrs(py::module_& m);
 }
 
 PYBIND11_MODULE(_native, m, pybind11::mod_gil_not_used()) {
@@ -21,4 +22,5 @@ PYBIND11_MODULE(_native, m, pybind11::mod_gil_not_used()) {
   thrifty::python::bind_drafting(m);
   thrifty::python::bind_ensemble(m);
   thrifty::python::bind_sampling(m);
+  thrifty::python::bind_awrs(m);
 }

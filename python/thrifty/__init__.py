@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from thrifty.sampling import *  # noqa: F403
 
 FAMILIES = ("ensemble", "drafting", "sampling")
-_MODULES = (*FAMILIES, "nn", "numpy", "reference")
+_MODULES = (*FAMILIES, "constraints", "hf", "nn", "numpy", "reference")
 
 
 def __getattr__(name: str) -> Any:

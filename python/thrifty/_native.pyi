@@ -76,3 +76,70 @@ def filter_threshold(
     top_h: np.ndarray | None,
     top_h_variant: str,
 ) -> tuple[np.ndarray, np.ndarray]: ...
+def sample_candidates(
+    logits: np.ndarray,
+    k: int,
+    bitmask: np.ndarray | None,
+    mask_rows: np.ndarray | None,
+    inv_temperature: np.ndarray | None,
+    drawn: np.ndarray | None,
+    seeds: np.ndarray,
+    offsets: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]: ...
+def awrs_weights(
+    allowed: np.ndarray,
+    logp: np.ndarray,
+    log_rest: np.ndarray,
+    log_tail: np.ndarray,
+    coins: np.ndarray | None,
+    estimator: str,
+    extra: int,
+    budget: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]: ...
+def awrs_sample_dfa(
+    logits: np.ndarray,
+    next: np.ndarray,
+    accepting: np.ndarray,
+    tok_offsets: np.ndarray,
+    tok_bytes: np.ndarray,
+    eos_ids: np.ndarray,
+    state: np.ndarray,
+    inv_temperature: np.ndarray | None,
+    seeds: np.ndarray,
+    offsets: np.ndarray,
+    estimator: str,
+    extra: int,
+    budget: int,
+    fallback_token: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]: ...
+def smc_resample(
+    logw: np.ndarray,
+    seeds: np.ndarray,
+    offsets: np.ndarray,
+    method: str,
+    ess_threshold: float,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]: ...
+def byte_dfa(
+    states: int,
+    accept: int,
+    bytes: np.ndarray,
+    glue: np.ndarray,
+    max_states: int,
+) -> tuple[np.ndarray, np.ndarray]: ...
+def byte_dfa_step(
+    next: np.ndarray,
+    accepting: np.ndarray,
+    tok_offsets: np.ndarray,
+    tok_bytes: np.ndarray,
+    eos_ids: np.ndarray,
+    state: int,
+    ids: np.ndarray,
+) -> np.ndarray: ...
+def byte_dfa_bitmask(
+    next: np.ndarray,
+    accepting: np.ndarray,
+    tok_offsets: np.ndarray,
+    tok_bytes: np.ndarray,
+    eos_ids: np.ndarray,
+    states: np.ndarray,
+) -> np.ndarray: ...

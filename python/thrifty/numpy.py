@@ -17,10 +17,16 @@ import numpy as np
 
 from thrifty import _native
 from thrifty._native import cpu_isa, get_num_threads, set_num_threads
+from thrifty._byte_dfa import ByteDFA, Vocabulary
+from thrifty._numpy_awrs import awrs_sample_dfa, awrs_weights, sample_candidates, smc_resample
 from thrifty._numpy_sampling import apply_token_bitmask_, filter_threshold, masked_sample
 
 __all__ = [
+    "ByteDFA",
+    "Vocabulary",
     "apply_token_bitmask_",
+    "awrs_sample_dfa",
+    "awrs_weights",
     "batch_ensemble_linear",
     "batch_ensemble_mlp",
     "cpu_isa",
@@ -28,7 +34,9 @@ __all__ = [
     "filter_threshold",
     "get_num_threads",
     "masked_sample",
+    "sample_candidates",
     "set_num_threads",
+    "smc_resample",
 ]
 
 

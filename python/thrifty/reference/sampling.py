@@ -1,5 +1,6 @@
 """Definitions of the sampling family, row by row in float64."""
 
+import itertools
 import math
 
 import numpy as np
@@ -9,7 +10,7 @@ from torch import Tensor
 from thrifty.reference.philox import philox
 
 BLOCK = 1024  # tokens; a draw picks a block, then a token of it
-DRAWS = 1  # stream of Philox: 0 noise, 1 draws, 2 coins, 3 resampling
+DRAWS, COINS, RESAMPLING = 1, 2, 3  # streams of Philox
 
 
 def unpack_token_bitmask(bitmask: Tensor, vocab: int) -> Tensor:
@@ -143,9 +144,9 @@ def pick(weights: Tensor, u: float) -> int:
     return int((sums > u * sums[-1]).nonzero()[0])
 
 
-def draw(x: Tensor, seed: int, offset: int) -> int:
+def draw(x: Tensor, seed: int, offset: int, index: int = 0) -> int:
     """A token with probability softmax(x), by its block and by its share of that block."""
-    u, v = uniforms(seed, offset, DRAWS, 0)
+    u, v = uniforms(seed, offset, DRAWS, index)
     weights = (x - x.max()).exp()
     blocks = torch.nn.functional.pad(weights, (0, -len(x) % BLOCK)).view(-1, BLOCK)
     block = pick(blocks.sum(1), u)
@@ -234,3 +235,170 @@ def filter_threshold(
             kept = rows.allowed[row] & (logits[row] >= theta)
             masses[row] = torch.where(kept, x, -math.inf).logsumexp(0) - x.logsumexp(0)
     return thresholds, masses
+
+
+def sample_candidates(
+    logits: Tensor,
+    k: int,
+    *,
+    bitmask: Tensor | None = None,
+    mask_rows: Tensor | None = None,
+    inv_temperature: float | Tensor = 1.0,
+    drawn: Tensor | None = None,
+    seeds: Tensor,
+    offsets: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """See `thrifty.sample_candidates`."""
+    rows = Rows(logits, bitmask, mask_rows, inv_temperature)
+    k = min(k, logits.shape[1])
+    ids = torch.full((len(logits), k), -1, dtype=torch.int32, device=logits.device)
+    logp = torch.full((len(logits), k), -math.inf, device=logits.device)
+    log_rest = logp.clone()
+    log_tail = torch.full((len(logits),), -math.inf, device=logits.device)
+    lse, status = log_tail.clone(), torch.zeros_like(log_tail, dtype=torch.int32)
+    for row, (seed, offset) in enumerate(zip(seeds.tolist(), offsets.tolist(), strict=True)):
+        if not rows.valid(row):
+            status[row] = 4
+            continue
+        x = logits[row].double() * rows.scale(row)
+        total = x.logsumexp(0)
+        lse[row] = total
+        left = torch.where(rows.allowed[row], x, -math.inf)
+        before = [] if drawn is None else [t for t in drawn[row].tolist() if t >= 0]
+        left[before] = -math.inf
+        if left.max() == -math.inf:
+            status[row] = 1
+        first = 0 if drawn is None else drawn.shape[1]
+        for j in range(k):
+            if left.max() == -math.inf:
+                break
+            log_rest[row, j] = left.logsumexp(0) - total
+            token = draw(left, seed, offset, first + j)
+            ids[row, j], logp[row, j] = token, x[token] - total
+            left[token] = -math.inf
+        log_tail[row] = left.logsumexp(0) - total
+    return ids, logp, log_rest, log_tail, lse, status
+
+
+def awrs_coins(seeds: Tensor, offsets: Tensor, k: int) -> Tensor:
+    """See `thrifty.awrs_coins`."""
+    rows = zip(seeds.tolist(), offsets.tolist(), strict=True)
+    coins = [[uniforms(seed, offset, COINS, j)[0] for j in range(k)] for seed, offset in rows]
+    return torch.tensor(coins, dtype=torch.float64, device=seeds.device).view(len(seeds), k)
+
+
+def awrs_row(
+    verdicts: list[int],
+    p: list[float],
+    rest: list[float],
+    tail: float,
+    coins: list[float] | None,
+    estimator: str,
+    extra: int,
+    budget: float,
+) -> tuple[int, float, bool, int]:
+    """One row of awrs_weights: (pos, weight, need_more, n_checked)."""
+    order = [j for j, mass in enumerate(p) if mass > 0]
+    asked = list(itertools.takewhile(lambda j: verdicts[j] < 2, order))
+    asked = asked[: int(min(budget, len(order)))]
+    first = next((j for j in asked if verdicts[j] == 1), None)
+    ended = tail == 0 and len(asked) == len(order)
+    if first is None:
+        done = ended or len(asked) == budget
+        return -1, 0.0, not done, len(asked) + (not done)
+    if estimator == "none":
+        return first, 1.0, False, first + 1
+    if estimator == "paper":
+        rejected = first
+        for j in [*order[first + 1 :], None]:
+            if j is None:
+                return first, rest[first] / (rejected + 1), tail > 0, len(order) + (tail > 0)
+            assert coins is not None
+            if coins[j] < p[first] / (rest[j] + p[first]):
+                return first, rest[first] / (rejected + 1), False, j
+            if verdicts[j] == 2:
+                return first, 0.0, True, j + 1
+            if verdicts[j] == 1:
+                return first, rest[first] / (rejected + 1), False, j + 1
+            rejected += 1
+    terms = int(min(1 if estimator == "recursive" else extra, budget - first - 1))
+    if terms == 0:
+        return first, rest[first], False, first + 1
+    seen, values = p[first], []
+    for j in asked[first + 1 : first + 1 + terms]:
+        values.append(seen + rest[j] * verdicts[j])
+        seen += p[j] * verdicts[j]
+    done = ended or len(values) == terms
+    used = first + 1 + (len(values) if done else terms)
+    values += [seen] * (terms - len(values))  # when all mass has been seen
+    return first, sum(values) / terms, not done, used
+
+
+def awrs_weights(
+    allowed: Tensor,
+    logp: Tensor,
+    log_rest: Tensor,
+    log_tail: Tensor,
+    *,
+    estimator: str = "desraj",
+    extra: int = 4,
+    budget: int | None = None,
+    coins: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """See `thrifty.awrs_weights`."""
+    found = [
+        awrs_row(
+            allowed[b].tolist(), logp[b].exp().tolist(), log_rest[b].exp().tolist(),
+            log_tail[b].exp().item(), None if coins is None else coins[b].tolist(),
+            estimator, extra, budget or math.inf,
+        )
+        for b in range(len(allowed))
+    ]  # fmt: skip
+    pos, weight, more, checked = zip(*found, strict=True) if found else ((), (), (), ())
+    device = logp.device
+    weights = torch.tensor(weight, dtype=torch.float64, device=device)
+    need_more = torch.tensor(more, dtype=torch.bool, device=device)
+    logw = torch.where(need_more, -math.inf, weights.log()).to(logp.dtype)
+    return (
+        torch.tensor(pos, dtype=torch.int32, device=device),
+        logw,
+        need_more,
+        torch.tensor(checked, dtype=torch.int32, device=device),
+    )
+
+
+def smc_resample(
+    logw: Tensor,
+    seeds: Tensor,
+    offsets: Tensor,
+    *,
+    method: str = "stratified",
+    ess_threshold: float = 0.5,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """See `thrifty.smc_resample`."""
+    populations, n = logw.shape
+    ancestors = torch.arange(n, device=logw.device).repeat(populations, 1)
+    fresh, ess, increment = logw.clone(), logw.new_zeros(populations), logw.new_zeros(populations)
+    for row, (seed, offset) in enumerate(zip(seeds.tolist(), offsets.tolist(), strict=True)):
+        if n == 0 or logw[row].max() == -math.inf:
+            continue
+        weights = logw[row].double().softmax(0)
+        ess[row] = 1 / weights.square().sum()
+        if not ess[row] < ess_threshold * n:  # also of NaN
+            continue
+        u = [uniforms(seed, offset, RESAMPLING, i)[0] for i in range(n)]
+        kept = []
+        if method == "residual":
+            copies = (n * weights).floor().long()
+            kept = torch.arange(n).repeat_interleave(copies.cpu()).tolist()
+            weights = n * weights - copies
+        left = n - len(kept)
+        if method == "stratified":
+            u = [(i + u[i]) / n for i in range(n)]
+        if method == "systematic":
+            u = [(i + u[0]) / n for i in range(n)]
+        kept += [pick(weights, u[i]) for i in range(left)]
+        ancestors[row] = torch.tensor(kept)
+        fresh[row] = 0
+        increment[row] = logw[row].double().logsumexp(0) - math.log(n)
+    return ancestors, fresh, ess, increment
