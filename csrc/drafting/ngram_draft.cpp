@@ -46,9 +46,9 @@ void draw(const Candidates& c, int count, int64_t seed, int64_t offset, int node
   Philox4 words{};
   for (int r = 0; r < count; ++r) {
     if (r % 4 == 0) {
-      words = philox(uint64_t(seed), {{uint32_t(node) + uint32_t(kMaxNodes) * uint32_t(r / 4),
-                                       kDraftStream, uint32_t(offset),
-                                       uint32_t(uint64_t(offset) >> 32)}});
+      words = philox(uint64_t(seed),
+                     {{uint32_t(node) + uint32_t(kMaxNodes) * uint32_t(r / 4), kDraftStream,
+                       uint32_t(offset), uint32_t(uint64_t(offset) >> 32)}});
     }
     double total = 0;
     for (int i = 0; i < c.m; ++i) total += left[i];
@@ -78,9 +78,17 @@ class Filler {
   Filler(const NgramTable& table, const Contexts& contexts, const DraftTemplate& shape,
          const std::vector<NgramTable*>& first, const DraftSettings& settings,
          const DraftArrays& out)
-      : table_(table), contexts_(contexts), shape_(shape), first_(first), settings_(settings),
-        out_(out), order_(table.n_max()), nodes_(shape.size()), k_(table.k()),
-        history_(size_t(nodes_ * order_)), keys_(size_t(nodes_ * order_ * 2)),
+      : table_(table),
+        contexts_(contexts),
+        shape_(shape),
+        first_(first),
+        settings_(settings),
+        out_(out),
+        order_(table.n_max()),
+        nodes_(shape.size()),
+        k_(table.k()),
+        history_(size_t(nodes_ * order_)),
+        keys_(size_t(nodes_ * order_ * 2)),
         found_(size_t(nodes_)) {}
 
   void fill(int64_t b) {
@@ -120,9 +128,7 @@ class Filler {
     tokens_ = at(out_.tokens, b), slots_ = at(out_.slots, b), depths_ = at(out_.depths, b);
   }
 
-  int context_length(int64_t node) const {
-    return std::min<int>(len_ + depths_[node], order_);
-  }
+  int context_length(int64_t node) const { return std::min<int>(len_ + depths_[node], order_); }
 
   void hash(int64_t node) {
     if (shape_.child_count[size_t(slots_[node])] == 0) return;

@@ -144,7 +144,7 @@ void NgramTable::save(const std::string& path) const {
 
 NgramTable NgramTable::load(const std::string& path, int64_t vocab_size, const std::string* vocab) {
   const File file{open(path.c_str(), O_RDONLY | O_CLOEXEC)};
-  struct stat info {};
+  struct stat info{};
   if (file.fd < 0 || fstat(file.fd, &info) != 0) system_error("load", path);
   const int64_t bytes = info.st_size;
   THRIFTY_CHECK(bytes >= kHeaderBytes, "load: ", path, ": expected a file of NgramTable, got ",

@@ -57,8 +57,8 @@ struct DraftArrays {
 
 class NgramTable {
  public:
-  explicit NgramTable(const NgramOptions& options);           // throws std::invalid_argument
-  explicit NgramTable(std::unique_ptr<NgramStore> store);     // of a checked file
+  explicit NgramTable(const NgramOptions& options);        // throws std::invalid_argument
+  explicit NgramTable(std::unique_ptr<NgramStore> store);  // of a checked file
   static NgramTable load(const std::string& path, int64_t vocab_size, const std::string* vocab);
 
   int k() const { return store_->k(); }

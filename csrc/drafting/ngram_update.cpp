@@ -118,9 +118,8 @@ void NgramTable::update(const Contexts& contexts, const Followers& followers,
   }
   for_ranges(parallel, rows, hash);
   const int64_t parts = std::min(get_num_threads(), 64);
-  for_each(parallel, parts, [&](int64_t part) {
-    update_part(keys.data(), contexts, followers, age, part, parts);
-  });
+  for_each(parallel, parts,
+           [&](int64_t part) { update_part(keys.data(), contexts, followers, age, part, parts); });
 }
 
 void NgramTable::merge(const NgramTable& other) {

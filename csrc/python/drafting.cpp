@@ -56,8 +56,8 @@ void observe_tokens(NgramTable& table, const Int32& tokens, int64_t start) {
 py::tuple draft(const NgramTable& table, const Int32& tails, const std::optional<Int32>& lens,
                 const DraftTemplate& shape, bool sample, float inv_temp, const Int64& seeds,
                 const Int64& offsets, const std::vector<NgramTable*>& first) {
-  const Contexts contexts = drafting::check_contexts("draft", table, view(tails),
-                                                     lens ? view(*lens) : Array{}, 1);
+  const Contexts contexts =
+      drafting::check_contexts("draft", table, view(tails), lens ? view(*lens) : Array{}, 1);
   const int64_t batch = contexts.rows, nodes = shape.size(), k = table.k();
   THRIFTY_CHECK(inv_temp > 0 && inv_temp < 1e6f, "draft: inv_temp: expected a positive number, ",
                 "got ", inv_temp);
@@ -149,10 +149,9 @@ void translate_system_error(std::exception_ptr pointer) {
 
 void bind_drafting(py::module_& m) {
   py::register_local_exception_translator(&translate_system_error);
-  py::class_<DraftTemplate>(m, "DraftTemplate")
-      .def(py::init([](const Int32& parents) {
-        return std::make_unique<DraftTemplate>(parents.data(), parents.size());
-      }));
+  py::class_<DraftTemplate>(m, "DraftTemplate").def(py::init([](const Int32& parents) {
+    return std::make_unique<DraftTemplate>(parents.data(), parents.size());
+  }));
   py::class_<NgramTable>(m, "NgramTable")
       .def(py::init(&make_table), py::arg("capacity"), py::arg("k"), py::arg("n_min"),
            py::arg("n_max"), py::arg("count_cap"), py::arg("seed"), py::arg("vocab_size"),

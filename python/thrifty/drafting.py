@@ -62,7 +62,7 @@ def _settings(logits: Tensor, rows: int, temperature: PerRow, top_k: PerRow, top
     device = logits.device
     return (
         _rows(temperature, rows, floats, device),
-        _rows(top_k, rows, torch.int32, device),
+        _rows(top_k, rows, ints, device),
         _rows(top_p, rows, floats, device),
         _rows(min_p, rows, floats, device),
         _rows(seed, rows, ints, device),
@@ -94,7 +94,7 @@ def row_stats(
         exclude: int32 (N, E), E <= 64: ids left out of the draw, distinct, -1 pads.
         temperature: float or float32 (N); None is 1. At 0 all mass is on the largest logit, of
             equal ones the lowest id.
-        top_k: int or int32 (N): the k largest are kept (ties at the k-th all stay); 0 or None: all.
+        top_k: int or int64 (N): the k largest are kept (ties at the k-th all stay); 0 or None: all.
         top_p: float or float32 (N) in (0, 1]: the smallest set of the most probable with at least
             this mass; 1 or None: all.
         min_p: float or float32 (N) in [0, 1]: those with at least min_p times the largest
