@@ -1,9 +1,9 @@
 // A block of 1024 logits in the registers of one warp: its mass, and a draw from it. The device's
 // side of core/logits.h, with the same blocks, the same uniforms and the same law.
 //
-// A block's mass is (ref, sum): ref = max l / T, sum = sum of exp(l / T - ref) over the tokens that
-// count, so masses of any ratio add without loss. A draw takes two uniforms and no noise per token:
-// one chooses the block (core/row_mass.cuh), the other a token of it.
+// A block's mass is sum * 2^exponent, where the exponent is that of its largest weight, so masses of
+// any ratio add without loss. A draw takes two uniforms and no noise per token: one chooses the
+// block (core/row_mass.cuh), the other a token of it.
 //
 // A lane holds 8 consecutive tokens of each of the block's 4 chunks of 256, whatever the dtype and
 // the row's alignment, so that results depend on neither: two loads of 16 bytes for float32, one
@@ -21,6 +21,7 @@ namespace thrifty::cuda {
 constexpr int kBlockChunks = 4, kLaneTokens = 8, kLaneValues = kBlockChunks * kLaneTokens;
 constexpr int kChunkTokens = kWarpSize * kLaneTokens;
 constexpr uint32_t kAllTokens = 0xffffffffu;
+constexpr double kLog2 = 0.6931471805599453;
 static_assert(kLogitsBlock == kBlockChunks * kChunkTokens);
 
 // One row as a warp reads it.
@@ -28,13 +29,8 @@ template <class T>
 struct RowView {
   const T* logits;  // [vocab]
   int64_t vocab;
-  float inv_temperature;
+  float scale;  // exp(l / T) = 2^(l scale): log2_scale(1 / T)
 };
-
-// -inf stays -inf at 0.
-THRIFTY_DEVICE float tempered(float logit, float inv_temperature) {
-  return logit == -INFINITY ? logit : logit * inv_temperature;
-}
 
 // The lane's 32 logits of a block, as stored. Value i is token token_of(block, i); beyond the
 // vocabulary it is -inf.
@@ -120,8 +116,6 @@ THRIFTY_DEVICE uint32_t token_bit(int64_t id, int64_t block) {
 // --- masses
 // ---------------------------------------------------------------------------------------
 
-THRIFTY_DEVICE float shift_of(float ref) { return ref == -INFINITY ? 0 : ref; }
-
 // The largest kept logit; a NaN is passed over.
 THRIFTY_DEVICE float block_max(const BlockValues& values, uint32_t keep) {
   float max = -INFINITY;
@@ -132,71 +126,86 @@ THRIFTY_DEVICE float block_max(const BlockValues& values, uint32_t keep) {
   return warp_max(max);
 }
 
-// Weights are computed where they are needed and never kept: 32 more registers would cost more than
-// the exponentials.
-THRIFTY_DEVICE float weight_of(const BlockValues& values, int i, float inv_temperature, float ref) {
-  return fast_exp(tempered(values.value[i], inv_temperature) - shift_of(ref));
-}
+// What the weights of a block are relative to: w = 2^((l - top) scale + fraction), which is
+// exp(l / T) / 2^exponent. The difference comes first, so that neither temperature nor a common
+// offset of the logits costs digits. Weights are computed where they are needed and never kept: 32
+// more registers would cost more than the exponentials.
+struct Relative {
+  float top, scale, fraction;
+  double exponent;
+
+  THRIFTY_DEVICE Relative(float largest, float log2_scale)
+      : top(largest == -INFINITY ? 0 : largest), scale(log2_scale) {
+    const double log2 = double(top) * double(scale);
+    exponent = floor(log2);
+    fraction = float(log2 - exponent);
+  }
+  THRIFTY_DEVICE float weight(float logit) const { return exp2f((logit - top) * scale + fraction); }
+  // Tokens without mass have the mass {}.
+  THRIFTY_DEVICE BlockMass mass(float sum) const {
+    if (sum == 0) return {};
+    return {top, sum, exponent};
+  }
+};
 
 // The lane's share of a chunk. One order of addition everywhere, so that a sum taken twice agrees.
-THRIFTY_DEVICE float chunk_share(const BlockValues& values, float inv_temperature, float ref,
-                                 uint32_t keep, int chunk) {
+THRIFTY_DEVICE float chunk_share(const BlockValues& values, const Relative& relative, uint32_t keep,
+                                 int chunk) {
   float sum = 0;
 #pragma unroll
   for (int i = chunk * kLaneTokens; i < (chunk + 1) * kLaneTokens; ++i) {
-    const float weight = weight_of(values, i, inv_temperature, ref);
+    const float weight = relative.weight(values.value[i]);
     sum += keep >> i & 1 ? weight : 0.0f;
   }
   return sum;
 }
 
-THRIFTY_DEVICE float kept_sum(const BlockValues& values, float inv_temperature, float ref,
-                              uint32_t keep) {
+THRIFTY_DEVICE float kept_sum(const BlockValues& values, const Relative& relative, uint32_t keep) {
   float sum = 0;
 #pragma unroll
   for (int chunk = 0; chunk < kBlockChunks; ++chunk) {
-    sum += chunk_share(values, inv_temperature, ref, keep, chunk);
+    sum += chunk_share(values, relative, keep, chunk);
   }
   return warp_sum(sum);
 }
 
-// Of tokens without mass: {-inf, 0}. A NaN or +inf among them makes the sum NaN.
-THRIFTY_DEVICE BlockSum block_sum(const BlockValues& values, float inv_temperature, uint32_t keep) {
-  const float ref = tempered(block_max(values, keep), inv_temperature);
-  return {ref, kept_sum(values, inv_temperature, ref, keep)};
+// A NaN or +inf among the tokens makes the sum NaN.
+THRIFTY_DEVICE BlockMass kept_mass(const BlockValues& values, float scale, uint32_t keep) {
+  const Relative relative(block_max(values, keep), scale);
+  return relative.mass(kept_sum(values, relative, keep));
 }
 
 // Of all tokens and of the kept ones from the same exponentials, unless those are all so small that
 // they would lose digits or vanish.
-struct BlockSums {
-  BlockSum all, kept;
+struct BlockMasses {
+  BlockMass all, kept;
 };
 
-THRIFTY_DEVICE BlockSums block_sums(const BlockValues& values, float inv_temperature, uint32_t keep,
-                                    float kept_max) {
-  constexpr float kFar = 64;  // e^-64 = 1.6e-28 is far above the smallest normal float, 1.2e-38
-  const float ref = tempered(block_max(values, kAllTokens), inv_temperature);
-  const float kept_ref = tempered(kept_max, inv_temperature);
+THRIFTY_DEVICE BlockMasses block_masses(const BlockValues& values, float scale, uint32_t keep,
+                                        float kept_max) {
+  constexpr float kSmall = 1e-18f;  // float32 has 1e-38
+  const Relative relative(block_max(values, kAllTokens), scale);
   float all = 0, kept = 0;
 #pragma unroll
   for (int chunk = 0; chunk < kBlockChunks; ++chunk) {
     float all_share = 0, kept_share = 0;
 #pragma unroll
     for (int i = chunk * kLaneTokens; i < (chunk + 1) * kLaneTokens; ++i) {
-      const float weight = weight_of(values, i, inv_temperature, ref);
+      const float weight = relative.weight(values.value[i]);
       all_share += weight;
       kept_share += keep >> i & 1 ? weight : 0.0f;
     }
     all += all_share;
     kept += kept_share;
   }
-  BlockSums sums{{ref, warp_sum(all)}, {ref, warp_sum(kept)}};
-  if (kept_ref == -INFINITY) {
-    sums.kept = {};
-  } else if (ref - kept_ref > kFar) {
-    sums.kept = {kept_ref, kept_sum(values, inv_temperature, kept_ref, keep)};
+  all = warp_sum(all);
+  kept = warp_sum(kept);
+  BlockMasses masses{relative.mass(all), relative.mass(kept)};
+  if (kept < kSmall && kept_max > -INFINITY) {
+    const Relative own(kept_max, scale);
+    masses.kept = own.mass(kept_sum(values, own, keep));
   }
-  return sums;
+  return masses;
 }
 
 // --- draws
@@ -251,14 +260,14 @@ struct Pick {
 
 // A kept token of the block by its weight: the first whose cumulative sum in the order of ids
 // exceeds v times the whole, v in [0, 1). -1 where none has mass. All lanes get it.
-THRIFTY_DEVICE Pick draw_in_block(const BlockValues& values, float inv_temperature, uint32_t keep,
+THRIFTY_DEVICE Pick draw_in_block(const BlockValues& values, float scale, uint32_t keep,
                                   int64_t block, double v) {
-  const float ref = tempered(block_max(values, keep), inv_temperature);
-  const double target = v * double(kept_sum(values, inv_temperature, ref, keep));
+  const Relative relative(block_max(values, keep), scale);
+  const double target = v * double(kept_sum(values, relative, keep));
   Search search(target);
 #pragma unroll
   for (int chunk = 0; chunk < kBlockChunks; ++chunk) {
-    search.offer(chunk_share(values, inv_temperature, ref, keep, chunk), chunk);
+    search.offer(chunk_share(values, relative, keep, chunk), chunk);
   }
   if (search.batch() < 0) return {};
   Pick pick;
@@ -267,7 +276,7 @@ THRIFTY_DEVICE Pick draw_in_block(const BlockValues& values, float inv_temperatu
 #pragma unroll
   for (int i = 0; i < kLaneValues; ++i) {
     if (i / kLaneTokens != search.batch()) continue;
-    const float weight = keep >> i & 1 ? weight_of(values, i, inv_temperature, ref) : 0.0f;
+    const float weight = keep >> i & 1 ? relative.weight(values.value[i]) : 0.0f;
     sum += weight;
     if (weight > 0 && !passed) {
       pick = {token_of(block, i), values.value[i]};

@@ -8,40 +8,43 @@
 
 namespace thrifty::cuda {
 
-// sum over blocks of sum_b exp(ref_b - ref), in double and in the order of blocks.
+// sum * 2^exponent, added in double.
 struct RowTotal {
-  double ref = -INFINITY, sum = 0;
+  double exponent = -INFINITY, sum = 0;
 
-  THRIFTY_DEVICE double log() const { return sum == 0 ? -INFINITY : ref + ::log(sum); }
+  THRIFTY_DEVICE double log() const {
+    return sum == 0 ? -INFINITY : exponent * kLog2 + ::log(sum);
+  }
 };
 
-THRIFTY_DEVICE double relative_mass(const BlockSum& block, double ref) {
-  return block.sum == 0 ? 0 : double(block.sum) * exp(double(block.ref) - ref);
+// The mass of a block relative to 2^exponent; 0 below 2^-1000 of that. A NaN goes through.
+THRIFTY_DEVICE double relative_mass(const BlockMass& block, double exponent) {
+  const double apart = block.exponent - exponent;
+  if (apart < -1000 || block.sum == 0) return 0;
+  return apart == apart ? ldexp(double(block.sum), int(apart)) : NAN;
 }
 
-THRIFTY_DEVICE RowTotal row_total(const BlockSum* sums, int64_t blocks) {
+THRIFTY_DEVICE RowTotal row_total(const BlockMass* masses, int64_t blocks) {
   RowTotal total;
-  float ref = -INFINITY;
   for (int64_t b = lane_index(); b < blocks; b += kWarpSize) {
-    // A NaN stands for a row without a law; it must reach the sum.
-    if (sums[b].sum != 0) ref = fmaxf(ref, sums[b].ref);
+    total.exponent = fmax(total.exponent, masses[b].exponent);
   }
-  total.ref = warp_max(ref);
+  total.exponent = warp_max(total.exponent);
   for (int64_t b = lane_index(); b < blocks; b += kWarpSize) {
-    total.sum += relative_mass(sums[b], total.ref);
+    total.sum += relative_mass(masses[b], total.exponent);
   }
   total.sum = warp_sum(total.sum);
   return total;
 }
 
 // The block in which u of the row's mass lies, u in [0, 1); -1 where there is no mass.
-THRIFTY_DEVICE int64_t draw_block(const BlockSum* sums, int64_t blocks, const RowTotal& total,
+THRIFTY_DEVICE int64_t draw_block(const BlockMass* masses, int64_t blocks, const RowTotal& total,
                                   double u) {
   Search search(u * total.sum);
   const int64_t batches = (blocks + kWarpSize - 1) / kWarpSize;
   for (int batch = 0; batch < batches && !search.found(); ++batch) {
     const int64_t b = int64_t(batch) * kWarpSize + lane_index();
-    search.offer(b < blocks ? relative_mass(sums[b], total.ref) : 0, batch);
+    search.offer(b < blocks ? relative_mass(masses[b], total.exponent) : 0, batch);
   }
   return search.batch() < 0 ? -1 : int64_t(search.batch()) * kWarpSize + search.lane();
 }

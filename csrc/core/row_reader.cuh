@@ -7,6 +7,7 @@
 namespace thrifty::cuda {
 
 constexpr float kSmallest = 1.17549435e-38f;  // normal float
+constexpr float kLog2E = 1.44269504f;         // of log2_scale
 
 template <class T>
 struct RowReader {
@@ -23,13 +24,13 @@ struct RowReader {
         at_least(args.at_least[row]),
         without(args.without ? args.without + row * args.without_count : nullptr),
         without_count(args.without_count) {
-    const float inverse = args.inv_temperature[row / args.group];
+    const int64_t request = row / args.group;
+    const float inverse =
+        args.temperature ? 1 / args.temperature[request] : args.inv_temperature[request];
     greedy = inverse > kGreedyInvTemperature;
     // 0, "all alike", becomes the smallest normal number, as on the CPU.
     view = {static_cast<const T*>(args.logits) + row * args.stride, args.vocab,
-            greedy                ? 1
-            : inverse < kSmallest ? kSmallest
-                                  : inverse};
+            (greedy ? 1 : inverse < kSmallest ? kSmallest : inverse) * kLog2E};
     const int64_t which = args.mask_rows ? args.mask_rows[row] : row;
     if (args.mask && which >= 0) {
       mask = args.mask + which * args.mask_words;
@@ -37,6 +38,9 @@ struct RowReader {
       if (which >= args.masks) mask = args.mask, mask_words = 0;
     }
   }
+
+  // The T that is meant, as the CPU's log_scale: l / T = l * log_scale.
+  THRIFTY_DEVICE double log_scale() const { return double(view.scale) * kLog2; }
 
   // The kept tokens of a block.
   THRIFTY_DEVICE uint32_t keep(const BlockValues& values, int64_t block) const {

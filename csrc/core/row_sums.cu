@@ -41,10 +41,10 @@ __global__ void __launch_bounds__(kWarps* kWarpSize)
   const BlockValues values = load_block(reader.view, block);
   const uint32_t keep = reader.keep(values, block);
   const float max = block_max(values, keep);
-  const BlockSums sums = block_sums(values, reader.view.inv_temperature, keep, max);
+  const BlockMasses masses = block_masses(values, reader.view.scale, keep, max);
   if (lane_index() == 0) {
-    if (out.all) out.all[at] = sums.all;
-    if (out.kept) out.kept[at] = sums.kept;
+    if (out.all) out.all[at] = masses.all;
+    if (out.kept) out.kept[at] = masses.kept;
     if (out.max) out.max[at] = max;
   }
   if (out.moments) {

@@ -32,6 +32,7 @@ struct RowsArgs {
   int64_t rows = 0, vocab = 0, stride = 0;
   int64_t group = 1;
   PerRequest<float> inv_temperature{nullptr, 0, 1.0f};
+  const float* temperature = nullptr;  // [requests], instead: 0 takes the largest logit
   const uint32_t* mask = nullptr;  // [masks, mask_words]; null: all tokens are allowed
   int64_t masks = 0, mask_words = 0;
   const int32_t* mask_rows = nullptr;  // [rows]: the row's mask, -1 for none; null: in order
@@ -50,8 +51,8 @@ struct BlockMoments {
 
 // Each [rows, blocks], or null where it is not wanted.
 struct RowSumsOut {
-  BlockSum* all = nullptr;   // every token
-  BlockSum* kept = nullptr;  // tokens that are kept
+  BlockMass* all = nullptr;   // every token
+  BlockMass* kept = nullptr;  // tokens that are kept
   float* max = nullptr;      // the largest kept logit, -inf where there is none
   BlockMoments* moments = nullptr;
 };

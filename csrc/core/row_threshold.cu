@@ -63,7 +63,8 @@ struct Shared {
   Amount before;  // of the bin that was found
   int bin;        // -1: the goal is not reached
   uint32_t count, largest, smallest;
-  float value, mass_ref, mass_sum, top, bottom, sigma, theta;
+  float value, top, bottom, sigma;
+  float log2_top;  // log2 p of the largest logit; NaN: the row has no law
 };
 
 // Unsigned numbers in the order of floats, for atomics.
@@ -92,7 +93,7 @@ class RowSearch {
         fixed_(args.rows.vocab) {}
 
   THRIFTY_DEVICE const FixedPoint& fixed() const { return fixed_; }
-  THRIFTY_DEVICE float inv_temperature() const { return reader_.view.inv_temperature; }
+  THRIFTY_DEVICE double log_scale() const { return reader_.log_scale(); }
   THRIFTY_DEVICE float at_least() const { return reader_.at_least; }
 
   // Calls body(logit) for every kept token in [low, high].
@@ -116,7 +117,7 @@ class RowSearch {
 
   // Relative to the mass of the allowed tokens.
   THRIFTY_DEVICE float probability(float logit) const {
-    return fminf(1, fast_exp(tempered(logit, inv_temperature()) - s_.mass_ref) / s_.mass_sum);
+    return fminf(1, exp2f((logit - s_.top) * reader_.view.scale + s_.log2_top));
   }
 
   THRIFTY_DEVICE Amount amount(Measure measure, float logit) const {
@@ -337,7 +338,7 @@ THRIFTY_DEVICE float top_h_of_largest(RowSearch& search, Shared& s, float bound,
     sorted[rank] = value;
   }
   syncthreads();
-  const double it = search.inv_temperature();
+  const double it = search.log_scale();
   for (int i = int(threadIdx.x); i < total; i += kThreads) {
     terms[i] = exp((double(sorted[i]) - double(sorted[0])) * it);
   }
@@ -406,8 +407,8 @@ THRIFTY_DEVICE void merge_blocks(const RowThresholdArgs& args, int64_t row, Shar
   s.sigma = float(sqrt(fmax(0.0, count > 0 ? squares / count - mean * mean : 0.0)));
   s.top = top;
   s.bottom = bottom;
-  s.mass_ref = float(mass.ref);
-  s.mass_sum = float(mass.sum);
+  const double scale = RowReader<float>(args.rows, row).view.scale;
+  s.log2_top = float(double(top) * scale - mass.exponent - log2(mass.sum));
 }
 
 // theta of a row whose logits are finite or -inf and not all -inf.
@@ -416,7 +417,7 @@ THRIFTY_DEVICE float cut(RowSearch& search, Shared& s, const RowFilters& filters
   const int64_t top_k = filters.top_k[request];
   const float top_p = filters.top_p[request], min_p = filters.min_p[request];
   const float sigmas = filters.top_n_sigma[request], top_h = filters.top_h[request];
-  const double top = s.top, it = search.inv_temperature();
+  const double top = s.top, it = search.log_scale();
   float theta = search.at_least();
   // One search in the code, for the filters that need one: top_k, top_p, top_h.
 #pragma unroll 1
@@ -460,7 +461,7 @@ __global__ void __launch_bounds__(kThreads) row_threshold_kernel(RowThresholdArg
   if (theta != theta) {  // the row has no law, and its result says so
   } else if (s.top == -INFINITY) {
     theta = INFINITY;
-  } else if (s.top < INFINITY && s.mass_sum == s.mass_sum) {
+  } else if (s.top < INFINITY && s.log2_top == s.log2_top) {
     theta = cut(search, s, args.filters, row / args.rows.group, args.rows.vocab);
   }
   if (threadIdx.x == 0) args.theta[row] = theta;

@@ -33,7 +33,7 @@ struct RowFilters {
 // where nothing is cut, never above the row's largest logit.
 struct RowThresholdArgs {
   RowsArgs rows;
-  const BlockSum* kept = nullptr;
+  const BlockMass* kept = nullptr;
   const float* max = nullptr;
   const BlockMoments* moments = nullptr;
   RowFilters filters;

@@ -14,8 +14,8 @@ using namespace thrifty::cuda;
 // outside of some tokens replaces its entries.
 struct Masses {
   RowsArgs rows;
-  const BlockSum* all = nullptr;
-  BlockSum* kept = nullptr;
+  const BlockMass* all = nullptr;
+  BlockMass* kept = nullptr;
   const float* max = nullptr;
 };
 
@@ -52,7 +52,7 @@ class TargetRow {
   }
   THRIFTY_DEVICE double prob_of(float logit) const {
     if (logit == -INFINITY || !(logit >= reader_.at_least)) return 0;
-    return exp(double(logit * reader_.view.inv_temperature) - log_mass_);
+    return exp(double(logit) * reader_.log_scale() - log_mass_);
   }
 
   // A token drawn from p; -1 when nothing is left.
@@ -78,8 +78,8 @@ class TargetRow {
       }
       if (warp_any(seen)) continue;
       const BlockValues values = load_block(reader_.view, block);
-      const BlockSum left =
-          block_sum(values, reader_.view.inv_temperature, keep_without(values, block, ids, n));
+      const BlockMass left =
+          kept_mass(values, reader_.view.scale, keep_without(values, block, ids, n));
       if (lane_index() == 0) kept_[block] = left;
     }
     syncwarp();
@@ -103,7 +103,7 @@ class TargetRow {
     const int64_t block = draw_block(kept_, blocks_, total_, random.u);
     if (block < 0) return -1;
     const BlockValues values = load_block(reader_.view, block);
-    return int32_t(draw_in_block(values, reader_.view.inv_temperature,
+    return int32_t(draw_in_block(values, reader_.view.scale,
                                  keep_without(values, block, ids, n), block, random.v)
                        .token);
   }
@@ -112,7 +112,7 @@ class TargetRow {
 
   const RowReader<T> reader_;
   const int64_t blocks_;
-  BlockSum* const kept_;
+  BlockMass* const kept_;
   const float* const max_;
   RowTotal total_;
   Pick best_;

@@ -7,7 +7,7 @@
 #include "core/cuda/launch.h"
 #include "core/row_mass.cuh"
 #include "core/row_reader.cuh"
-#include "core/row_threshold.h"
+#include "sampling/rows_cuda.h"
 #include "sampling/sampling_cuda.h"
 
 namespace thrifty::sampling::cuda {
@@ -15,60 +15,27 @@ namespace {
 
 using namespace thrifty::cuda;
 
-constexpr int kWarps = 4;
-
-template <class T>
-PerRequest<T> per_request(const PerRow<T>& rows) {
-  return {rows.data, rows.stride, rows.fallback};
-}
-
-RowsArgs rows_of(const Batch& batch) {
-  RowsArgs rows;
-  rows.logits = batch.logits;
-  rows.dtype = batch.dtype;
-  rows.rows = batch.rows;
-  rows.vocab = batch.vocab;
-  rows.stride = batch.stride;
-  rows.inv_temperature = per_request(batch.inv_temperature);
-  rows.mask = batch.mask;
-  rows.masks = batch.masks;
-  rows.mask_words = batch.mask_words;
-  rows.mask_rows = batch.mask_rows;
-  return rows;
-}
-
-RowFilters filters_of(const FilterBatch& filters) {
-  return {per_request(filters.top_k),       per_request(filters.top_p), per_request(filters.min_p),
-          per_request(filters.top_n_sigma), per_request(filters.top_h), filters.renormalised};
-}
-
-// Scratch memory of a batch, cut into arrays.
 struct Scratch {
-  BlockSum *all, *kept;
+  BlockMass *all, *kept;
   BlockMoments* moments;
   float *max, *theta;
   int64_t bytes;
 
   Scratch(const Batch& batch, void* memory) {
-    const int64_t blocks = batch.rows * ((batch.vocab + kLogitsBlock - 1) / kLogitsBlock);
-    char* const begin = static_cast<char*>(memory);
-    int64_t used = 0;
-    const auto take = [&](auto*& array, int64_t count) {
-      array = reinterpret_cast<std::remove_reference_t<decltype(array)>>(begin + used);
-      used += (count * int64_t(sizeof(*array)) + 15) / 16 * 16;
-    };
-    take(all, blocks);
-    take(kept, blocks);
-    take(moments, blocks);
-    take(max, blocks);
-    take(theta, batch.rows);
-    bytes = used;
+    const int64_t blocks = batch.rows * rows_of(batch).blocks();
+    Carver carver(memory);
+    carver.take(all, blocks);
+    carver.take(kept, blocks);
+    carver.take(moments, blocks);
+    carver.take(max, blocks);
+    carver.take(theta, batch.rows);
+    bytes = carver.bytes();
   }
 };
 
 struct DrawArgs {
   RowsArgs rows;
-  const BlockSum *all, *kept;
+  const BlockMass *all, *kept;
   const float* max;
   const int64_t *seeds, *offsets;
   int64_t fallback_token;
@@ -76,12 +43,12 @@ struct DrawArgs {
 };
 
 template <class T>
-__global__ void __launch_bounds__(kWarps* kWarpSize) masked_draw_kernel(DrawArgs args) {
-  const int64_t row = int64_t(blockIdx.x) * kWarps + warp_index();
+__global__ void __launch_bounds__(kRowWarps* kWarpSize) masked_draw_kernel(DrawArgs args) {
+  const int64_t row = int64_t(blockIdx.x) * kRowWarps + warp_index();
   if (row >= args.rows.rows) return;  // a whole warp; there is no barrier below
   const int64_t blocks = args.rows.blocks();
   const RowReader<T> reader(args.rows, row);
-  const BlockSum* const kept = args.kept + row * blocks;
+  const BlockMass* const kept = args.kept + row * blocks;
   const RowTotal all = row_total(args.all + row * blocks, blocks);
   Pick pick;
   float logp = -INFINITY, log_z = -INFINITY;
@@ -97,10 +64,9 @@ __global__ void __launch_bounds__(kWarps* kWarpSize) masked_draw_kernel(DrawArgs
     const int64_t block = draw_block(kept, blocks, total, random.u);
     if (block >= 0) {
       const BlockValues values = load_block(reader.view, block);
-      const float inverse = reader.view.inv_temperature;
-      pick = draw_in_block(values, inverse, reader.keep(values, block), block, random.v);
+      pick = draw_in_block(values, reader.view.scale, reader.keep(values, block), block, random.v);
       // A token's weight and the sums it is part of round differently.
-      logp = float(fmin(0.0, double(tempered(pick.logit, inverse)) - total.log()));
+      logp = float(fmin(0.0, double(pick.logit) * reader.log_scale() - total.log()));
       log_z = float(fmin(0.0, total.log() - all.log()));
     }
   }
@@ -112,10 +78,10 @@ __global__ void __launch_bounds__(kWarps* kWarpSize) masked_draw_kernel(DrawArgs
   args.out.status[row] = status;
 }
 
-__global__ void __launch_bounds__(kWarps* kWarpSize)
-    filter_mass_kernel(const BlockSum* all, const BlockSum* kept, const float* theta, int64_t rows,
+__global__ void __launch_bounds__(kRowWarps* kWarpSize)
+    filter_mass_kernel(const BlockMass* all, const BlockMass* kept, const float* theta, int64_t rows,
                        int64_t blocks, FilterThresholdOut out) {
-  const int64_t row = int64_t(blockIdx.x) * kWarps + warp_index();
+  const int64_t row = int64_t(blockIdx.x) * kRowWarps + warp_index();
   if (row >= rows) return;
   const RowTotal whole = row_total(all + row * blocks, blocks);
   const RowTotal passed = row_total(kept + row * blocks, blocks);
@@ -142,8 +108,6 @@ Status measure(RowsArgs& rows, const RowFilters& filters, bool filtered, const S
           "row_sums"};
 }
 
-unsigned warp_grid(int64_t rows) { return unsigned((rows + kWarps - 1) / kWarps); }
-
 }  // namespace
 
 int64_t masked_sample_scratch(const MaskedSample& op) { return Scratch(op.batch, nullptr).bytes; }
@@ -159,7 +123,7 @@ Status masked_sample(const MaskedSample& op, const MaskedSampleOut& out, void* m
   const DrawArgs args{rows,     scratch.all, scratch.kept,      scratch.max,
                       op.seeds, op.offsets,  op.fallback_token, out};
   const cudaError_t error = with_logits_type(rows.dtype, [&]<class T>(T) {
-    return launch(masked_draw_kernel<T>, warp_grid(rows.rows), kWarps * kWarpSize, 0, stream, args);
+    return launch(masked_draw_kernel<T>, row_grid(rows.rows), kRowWarps * kWarpSize, 0, stream, args);
   });
   return {error, "masked_draw"};
 }
@@ -175,7 +139,7 @@ Status filter_threshold(const FilterThreshold& op, const FilterThresholdOut& out
   const Status status = measure(rows, filters_of(op.filters), true, scratch, stream);
   if (!status.ok()) return status;
   const cudaError_t error =
-      launch(filter_mass_kernel, warp_grid(rows.rows), kWarps * kWarpSize, 0, stream, scratch.all,
+      launch(filter_mass_kernel, row_grid(rows.rows), kRowWarps * kWarpSize, 0, stream, scratch.all,
              scratch.kept, scratch.theta, rows.rows, rows.blocks(), out);
   return {error, "filter_mass"};
 }
