@@ -22,10 +22,12 @@ double highest(const std::vector<BlockMass>& blocks) {
   return exponent;
 }
 
-// The mass of a block relative to 2^exponent, its own or a larger one; 0 below 2^-1000 of that.
+// The mass of a block relative to 2^exponent, its own or a larger one; 0 below 2^-1000 of that. A
+// NaN, of a block with +inf, goes through.
 double relative_mass(const BlockMass& block, double exponent) {
   const double apart = block.exponent - exponent;
-  if (!(apart > -1000)) return 0;
+  if (block.sum == 0 || apart < -1000) return 0;
+  if (!(apart == apart)) return std::numeric_limits<double>::quiet_NaN();
   const uint64_t bits = uint64_t(int64_t(apart) + 1023) << 52;
   double power;
   std::memcpy(&power, &bits, sizeof power);

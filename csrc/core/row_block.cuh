@@ -1,8 +1,8 @@
 // A block of 1024 logits in the registers of one warp: its mass, and a draw from it. The device's
 // side of core/logits.h, with the same blocks, the same uniforms and the same law.
 //
-// A block's mass is sum * 2^exponent, where the exponent is that of its largest weight, so masses of
-// any ratio add without loss. A draw takes two uniforms and no noise per token: one chooses the
+// A block's mass is sum * 2^exponent, where the exponent is that of its largest weight, so masses
+// of any ratio add without loss. A draw takes two uniforms and no noise per token: one chooses the
 // block (core/row_mass.cuh), the other a token of it.
 //
 // A lane holds 8 consecutive tokens of each of the block's 4 chunks of 256, whatever the dtype and

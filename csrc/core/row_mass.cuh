@@ -12,9 +12,7 @@ namespace thrifty::cuda {
 struct RowTotal {
   double exponent = -INFINITY, sum = 0;
 
-  THRIFTY_DEVICE double log() const {
-    return sum == 0 ? -INFINITY : exponent * kLog2 + ::log(sum);
-  }
+  THRIFTY_DEVICE double log() const { return sum == 0 ? -INFINITY : exponent * kLog2 + ::log(sum); }
 };
 
 // The mass of a block relative to 2^exponent; 0 below 2^-1000 of that. A NaN goes through.

@@ -29,8 +29,11 @@ struct RowReader {
         args.temperature ? 1 / args.temperature[request] : args.inv_temperature[request];
     greedy = inverse > kGreedyInvTemperature;
     // 0, "all alike", becomes the smallest normal number, as on the CPU.
-    view = {static_cast<const T*>(args.logits) + row * args.stride, args.vocab,
-            (greedy ? 1 : inverse < kSmallest ? kSmallest : inverse) * kLog2E};
+    view = {static_cast<const T*>(args.logits) + args.begin(row), args.vocab,
+            (greedy                ? 1
+             : inverse < kSmallest ? kSmallest
+                                   : inverse) *
+                kLog2E};
     const int64_t which = args.mask_rows ? args.mask_rows[row] : row;
     if (args.mask && which >= 0) {
       mask = args.mask + which * args.mask_words;

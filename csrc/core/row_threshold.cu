@@ -86,7 +86,7 @@ class RowSearch {
       : reader_(args.rows, row),
         dtype_(args.rows.dtype),
         logits_(static_cast<const char*>(args.rows.logits) +
-                row * args.rows.stride * dtype_size(args.rows.dtype)),
+                args.rows.begin(row) * dtype_size(args.rows.dtype)),
         max_(args.max + row * args.rows.blocks()),
         blocks_(args.rows.blocks()),
         s_(shared),

@@ -2,122 +2,127 @@
 // drafting/target_row.h, over the block masses that row_sums left.
 #pragma once
 
-#include "core/row_mass.cuh"
-#include "core/row_reader.cuh"
-#include "drafting/verify_cuda.h"
+#include "core/row_draws.cuh"
+#include "core/row_measure.h"
+#include "core/row_top_k.cuh"
+#include "drafting/verify.h"
 
 namespace thrifty::drafting::cuda {
 
 using namespace thrifty::cuda;
 
-// The masses of all rows, [rows, blocks] each; `kept` is of what the filters leave, and a draw
-// outside of some tokens replaces its entries.
-struct Masses {
+// Coins of one position, by index, as on the CPU.
+constexpr uint32_t kResidualCoin = 1u << 20;
+
+// What a row's masses say: whether there is a law at all, its normaliser, the largest logit at T =
+// 0.
+struct TargetLaw {
+  double log_mass = 0;
+  int32_t best = -1;  // at T = 0
+  int32_t good = 0;   // no NaN, no +inf, some finite logit
+};
+
+// All rows, measured. The masses of what the filters leave change where tokens are drawn outside
+// of others; the laws stay.
+struct Target {
   RowsArgs rows;
   const BlockMass* all = nullptr;
   BlockMass* kept = nullptr;
   const float* max = nullptr;
+  TargetLaw* laws = nullptr;  // [rows]
 };
 
-// Coins of one position, by index, as on the CPU.
-constexpr uint32_t kResidualCoin = 1u << 20;
+template <class T>
+THRIFTY_DEVICE TargetLaw target_law(const Target& target, int64_t row) {
+  const int64_t blocks = target.rows.blocks();
+  const RowTotal all = row_total(target.all + row * blocks, blocks);
+  const RowTotal total = row_total(target.kept + row * blocks, blocks);
+  TargetLaw law{total.log(), -1, all.sum == all.sum && total.sum > 0};
+  const RowReader<T> reader(target.rows, row);
+  if (law.good && reader.greedy) {
+    const Pick best = largest_kept(reader, target.max + row * blocks, blocks);
+    law.best = int32_t(best.token), law.log_mass = double(best.logit);
+  }
+  return law;
+}
 
 template <class T>
 class TargetRow {
  public:
-  THRIFTY_DEVICE TargetRow(const Masses& masses, int64_t row)
-      : reader_(masses.rows, row), blocks_(masses.rows.blocks()),
-        kept_(masses.kept + row * blocks_), max_(masses.max + row * blocks_) {
-    const RowTotal all = row_total(masses.all + row * blocks_, blocks_);
-    total_ = row_total(kept_, blocks_);
-    good_ = all.sum == all.sum && total_.sum > 0;
-    log_mass_ = total_.log();
-    if (good_ && reader_.greedy) best_ = largest();
-  }
+  THRIFTY_DEVICE TargetRow(const Target& target, int64_t row, const TargetLaw& law)
+      : reader_(target.rows, row),
+        blocks_(target.rows.blocks()),
+        kept_(target.kept + row * blocks_),
+        max_(target.max + row * blocks_),
+        law_(law) {}
+  THRIFTY_DEVICE TargetRow(const Target& target, int64_t row)
+      : TargetRow(target, row, target.laws[row]) {}
 
-  THRIFTY_DEVICE bool good() const { return good_; }
-  THRIFTY_DEVICE bool greedy() const { return reader_.greedy; }
-  THRIFTY_DEVICE int32_t argmax() const { return int32_t(best_.token); }
-  THRIFTY_DEVICE const RowReader<T>& reader() const { return reader_; }
-  THRIFTY_DEVICE const float* max() const { return max_; }
+  // If not, nothing else may be asked.
+  THRIFTY_DEVICE bool good() const { return law_.good; }
+  THRIFTY_DEVICE double log_mass() const { return law_.log_mass; }
+  THRIFTY_DEVICE int32_t argmax() const { return law_.best; }
+  // The same whatever T is.
+  THRIFTY_DEVICE int32_t largest() const {
+    return reader_.greedy ? law_.best : int32_t(largest_kept(reader_, max_, blocks_).token);
+  }
   THRIFTY_DEVICE int64_t blocks() const { return blocks_; }
-  // At T = 0 the largest logit itself.
-  THRIFTY_DEVICE double log_mass() const { return greedy() ? double(best_.logit) : log_mass_; }
+  THRIFTY_DEVICE int64_t vocab() const { return reader_.view.vocab; }
 
   // 0 outside the vocabulary, whatever the id.
   THRIFTY_DEVICE double prob(int32_t id) const {
-    if (id < 0 || id >= reader_.view.vocab) return 0;
-    if (greedy()) return id == best_.token ? 1 : 0;
+    if (id < 0 || id >= vocab()) return 0;
+    if (reader_.greedy) return id == law_.best ? 1 : 0;
     return prob_of(to_float(load_readonly(reader_.view.logits + id)));
   }
+  // Of a token with this logit, where T > 0.
   THRIFTY_DEVICE double prob_of(float logit) const {
     if (logit == -INFINITY || !(logit >= reader_.at_least)) return 0;
-    return exp(double(logit) * reader_.log_scale() - log_mass_);
+    return exp(double(logit) * reader_.log_scale() - law_.log_mass);
   }
 
-  // A token drawn from p; -1 when nothing is left.
-  THRIFTY_DEVICE int32_t draw(int64_t seed, int64_t position) const {
-    if (greedy()) return argmax();
-    return draw_without<int32_t>(nullptr, 0, seed, position);
-  }
-
-  // From p without `ids`; the masses of the row stay without them. All lanes call.
+  // A token drawn from p without `ids`; -1 where nothing is left. The row stays without them, and
+  // `ids` must stay, too. All lanes call.
   THRIFTY_DEVICE int32_t draw_outside(const int32_t* ids, int64_t n, int64_t seed,
-                                      int64_t position) {
-    if (greedy()) {
+                                      int64_t position) const {
+    if (reader_.greedy) {
       bool listed = false;
-      for (int64_t i = lane_index(); i < n; i += kWarpSize) listed |= ids[i] == argmax();
-      return warp_any(listed) ? -1 : argmax();
+      for (int64_t i = lane_index(); i < n; i += kWarpSize) listed = listed || ids[i] == law_.best;
+      return warp_any(listed) ? -1 : law_.best;
     }
-    for (int64_t i = 0; i < n; ++i) {
-      const int64_t id = ids[i], block = id / kLogitsBlock;
-      if (id < 0 || id >= reader_.view.vocab) continue;
-      bool seen = false;  // its block was summed for an earlier id
-      for (int64_t j = lane_index(); j < i; j += kWarpSize) {
-        seen |= ids[j] >= 0 && ids[j] / kLogitsBlock == block;
-      }
-      if (warp_any(seen)) continue;
-      const BlockValues values = load_block(reader_.view, block);
-      const BlockMass left =
-          kept_mass(values, reader_.view.scale, keep_without(values, block, ids, n));
-      if (lane_index() == 0) kept_[block] = left;
+    RowDraws<T> draws(reader_, kept_, blocks_);
+    draws.remove_all(ids, n);
+    const Uniforms random = uniforms(seed, position, Stream::kDraws, 0);
+    return int32_t(draws.draw(random.u, random.v).token);
+  }
+  THRIFTY_DEVICE int32_t draw(int64_t seed, int64_t position) const {
+    return draw_outside(nullptr, 0, seed, position);
+  }
+
+  // The k most probable, padded with -1 and 0.
+  THRIFTY_DEVICE void top(int64_t k, int32_t* ids, float* probs) const {
+    const bool one = reader_.greedy;
+    const TopKeys best = one ? TopKeys(1) : row_top_k(reader_, max_, blocks_, int(k));
+    for (int rank = 0; rank < int(k); ++rank) {
+      const uint64_t key = best.at(rank);
+      const bool some = one ? rank == 0 : key != 0;
+      if (lane_index() != rank % kWarpSize) continue;
+      ids[rank] = !some ? -1 : one ? law_.best : int32_t(id_of(key));
+      probs[rank] = !some ? 0 : one ? 1 : float(prob_of(logit_of(key)));
     }
-    syncwarp();
-    total_ = row_total(kept_, blocks_);
-    return draw_without(ids, n, seed, position);
+  }
+
+  // Their absence.
+  static THRIFTY_DEVICE void no_top(int64_t k, int32_t* ids, float* probs) {
+    for (int64_t rank = lane_index(); rank < k; rank += kWarpSize) ids[rank] = -1, probs[rank] = 0;
   }
 
  private:
-  template <class Id>
-  THRIFTY_DEVICE uint32_t keep_without(const BlockValues& values, int64_t block, const Id* ids,
-                                       int64_t n) const {
-    uint32_t keep = reader_.keep(values, block);
-    for (int64_t i = 0; i < n; ++i) keep &= ~token_bit(ids[i], block);
-    return keep;
-  }
-
-  template <class Id>
-  THRIFTY_DEVICE int32_t draw_without(const Id* ids, int64_t n, int64_t seed,
-                                      int64_t position) const {
-    const Uniforms random = uniforms(seed, position, Stream::kDraws, 0);
-    const int64_t block = draw_block(kept_, blocks_, total_, random.u);
-    if (block < 0) return -1;
-    const BlockValues values = load_block(reader_.view, block);
-    return int32_t(draw_in_block(values, reader_.view.scale,
-                                 keep_without(values, block, ids, n), block, random.v)
-                       .token);
-  }
-
-  THRIFTY_DEVICE Pick largest() const { return largest_kept(reader_, max_, blocks_); }
-
   const RowReader<T> reader_;
   const int64_t blocks_;
   BlockMass* const kept_;
   const float* const max_;
-  RowTotal total_;
-  Pick best_;
-  double log_mass_;
-  bool good_;
+  const TargetLaw law_;
 };
 
 }  // namespace thrifty::drafting::cuda

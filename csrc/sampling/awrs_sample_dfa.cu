@@ -91,8 +91,7 @@ THRIFTY_DEVICE bool walk_row(const DfaArgs& args, int64_t row, Found& found) {
     if (number == AwrsSampleDfa::kPatience && found.token < 0 && may_give_up) return true;
     const double log_rest = fmin(0.0, draws.total().log() - lse);
     const Uniforms random = uniforms(seed, offset, Stream::kDraws, number);
-    if (coins &&
-        walk.coin_ends(log_rest, uniforms(seed, offset, Stream::kCoins, number).u)) {
+    if (coins && walk.coin_ends(log_rest, uniforms(seed, offset, Stream::kCoins, number).u)) {
       break;
     }
     const Pick pick = draws.draw(random.u, random.v);
@@ -110,9 +109,9 @@ THRIFTY_DEVICE bool walk_row(const DfaArgs& args, int64_t row, Found& found) {
   }
   found.checked = walk.checked();
   found.logw = fmin(0.0, walk.log_weight());
-  found.status = found.token >= 0                       ? kOk
+  found.status = found.token >= 0                     ? kOk
                  : walk.checked() == args.rule.budget ? kBudget
-                                                       : kNothingAllowed;
+                                                      : kNothingAllowed;
   return false;
 }
 
@@ -165,8 +164,8 @@ __global__ void __launch_bounds__(kRowWarps* kWarpSize) awrs_settle_kernel(DfaAr
   if (block >= 0) {
     const int32_t state = args.state[row];
     const uint32_t bits = automaton_bits(args.dfa, state, block);
-    const Pick pick = draw_in_block(load_block(reader.view, block), reader.view.scale, bits, block,
-                                    random.v);
+    const Pick pick =
+        draw_in_block(load_block(reader.view, block), reader.view.scale, bits, block, random.v);
     found.token = pick.token;
     found.state = args.dfa.step(state, pick.token);
     const bool weighted = args.rule.estimator != AwrsEstimator::kNone;
@@ -184,8 +183,8 @@ Status awrs_sample_dfa(const AwrsSampleDfa& op, const AwrsSampleDfaOut& out, voi
                        cudaStream_t stream) {
   const Scratch scratch(op, memory);
   const RowsArgs rows = rows_of(op.batch);
-  const DfaArgs args{rows,     scratch,  op.dfa,     op.rule,           op.state,
-                     op.seeds, op.offsets, op.fallback_token, out};
+  const DfaArgs args{rows,       scratch,           op.dfa, op.rule, op.state, op.seeds,
+                     op.offsets, op.fallback_token, out};
   const int64_t check_blocks = rows.rows * ((rows.blocks() + kRowWarps - 1) / kRowWarps);
   cudaError_t error =
       launch_row_sums(rows, nullptr, {scratch.all, scratch.kept, nullptr, nullptr}, stream);

@@ -11,8 +11,8 @@ using namespace thrifty::cuda;
 constexpr int kThreads = 128;
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) awrs_weights_kernel(AwrsWeights problem,
-                                                                AwrsWeightsOut out) {
+__global__ void __launch_bounds__(kThreads)
+    awrs_weights_kernel(AwrsWeights problem, AwrsWeightsOut out) {
   const int64_t row = int64_t(blockIdx.x) * kThreads + threadIdx.x;
   if (row >= problem.rows) return;
   const int64_t start = row * problem.k;
@@ -51,8 +51,7 @@ unsigned grid_of(int64_t threads) { return unsigned((threads + kThreads - 1) / k
 Status awrs_weights(const AwrsWeights& problem, const AwrsWeightsOut& out, cudaStream_t stream) {
   const auto kernel =
       problem.dtype == Dtype::kFloat32 ? awrs_weights_kernel<float> : awrs_weights_kernel<double>;
-  return {launch(kernel, grid_of(problem.rows), kThreads, 0, stream, problem, out),
-          "awrs_weights"};
+  return {launch(kernel, grid_of(problem.rows), kThreads, 0, stream, problem, out), "awrs_weights"};
 }
 
 Status awrs_coins(const int64_t* seeds, const int64_t* offsets, int64_t rows, int64_t k,

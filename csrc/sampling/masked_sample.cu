@@ -15,24 +15,6 @@ namespace {
 
 using namespace thrifty::cuda;
 
-struct Scratch {
-  BlockMass *all, *kept;
-  BlockMoments* moments;
-  float *max, *theta;
-  int64_t bytes;
-
-  Scratch(const Batch& batch, void* memory) {
-    const int64_t blocks = batch.rows * rows_of(batch).blocks();
-    Carver carver(memory);
-    carver.take(all, blocks);
-    carver.take(kept, blocks);
-    carver.take(moments, blocks);
-    carver.take(max, blocks);
-    carver.take(theta, batch.rows);
-    bytes = carver.bytes();
-  }
-};
-
 struct DrawArgs {
   RowsArgs rows;
   const BlockMass *all, *kept;
@@ -79,8 +61,8 @@ __global__ void __launch_bounds__(kRowWarps* kWarpSize) masked_draw_kernel(DrawA
 }
 
 __global__ void __launch_bounds__(kRowWarps* kWarpSize)
-    filter_mass_kernel(const BlockMass* all, const BlockMass* kept, const float* theta, int64_t rows,
-                       int64_t blocks, FilterThresholdOut out) {
+    filter_mass_kernel(const BlockMass* all, const BlockMass* kept, const float* theta,
+                       int64_t rows, int64_t blocks, FilterThresholdOut out) {
   const int64_t row = int64_t(blockIdx.x) * kRowWarps + warp_index();
   if (row >= rows) return;
   const RowTotal whole = row_total(all + row * blocks, blocks);
@@ -92,55 +74,49 @@ __global__ void __launch_bounds__(kRowWarps* kWarpSize)
       invalid || passed.sum == 0 ? -INFINITY : float(fmin(0.0, passed.log() - whole.log()));
 }
 
-// Fills scratch.all, kept and max; where filtered, theta becomes the rows' bound.
-Status measure(RowsArgs& rows, const RowFilters& filters, bool filtered, const Scratch& scratch,
-               cudaStream_t stream) {
-  const RowSumsOut out{scratch.all, scratch.kept, scratch.max,
-                       filtered ? scratch.moments : nullptr};
-  cudaError_t error = launch_row_sums(rows, nullptr, out, stream);
-  if (error != cudaSuccess) return {error, "row_sums"};
-  if (!filtered) return {};
-  error = launch_row_threshold(
-      {rows, scratch.kept, scratch.max, scratch.moments, filters, scratch.theta}, stream);
-  if (error != cudaSuccess) return {error, "row_threshold"};
-  rows.at_least = {scratch.theta, 1, kNoLogit};
-  return {launch_row_sums(rows, scratch.max, {nullptr, scratch.kept, nullptr, nullptr}, stream),
-          "row_sums"};
-}
+struct Scratch {
+  Carver carver;
+  RowMeasures rows;
+  Scratch(const Batch& batch, void* memory)
+      : carver(memory), rows(carver, batch.rows, rows_of(batch).blocks()) {}
+};
 
 }  // namespace
 
-int64_t masked_sample_scratch(const MaskedSample& op) { return Scratch(op.batch, nullptr).bytes; }
+int64_t masked_sample_scratch(const MaskedSample& op) {
+  return Scratch(op.batch, nullptr).carver.bytes();
+}
 
 Status masked_sample(const MaskedSample& op, const MaskedSampleOut& out, void* memory,
                      cudaStream_t stream) {
-  const Scratch scratch(op.batch, memory);
+  const RowMeasures measures = Scratch(op.batch, memory).rows;
   RowsArgs rows = rows_of(op.batch);
   rows.at_least = per_request(op.threshold);
   const RowFilters filters = filters_of(op.filters);
-  const Status status = measure(rows, filters, filters.any(), scratch, stream);
+  const Status status = measure_rows(rows, filters, filters.any(), measures, stream);
   if (!status.ok()) return status;
-  const DrawArgs args{rows,     scratch.all, scratch.kept,      scratch.max,
-                      op.seeds, op.offsets,  op.fallback_token, out};
+  const DrawArgs args{rows,     measures.all, measures.kept,     measures.max,
+                      op.seeds, op.offsets,   op.fallback_token, out};
   const cudaError_t error = with_logits_type(rows.dtype, [&]<class T>(T) {
-    return launch(masked_draw_kernel<T>, row_grid(rows.rows), kRowWarps * kWarpSize, 0, stream, args);
+    return launch(masked_draw_kernel<T>, row_grid(rows.rows), kRowWarps * kWarpSize, 0, stream,
+                  args);
   });
   return {error, "masked_draw"};
 }
 
 int64_t filter_threshold_scratch(const FilterThreshold& op) {
-  return Scratch(op.batch, nullptr).bytes;
+  return Scratch(op.batch, nullptr).carver.bytes();
 }
 
 Status filter_threshold(const FilterThreshold& op, const FilterThresholdOut& out, void* memory,
                         cudaStream_t stream) {
-  const Scratch scratch(op.batch, memory);
+  const RowMeasures measures = Scratch(op.batch, memory).rows;
   RowsArgs rows = rows_of(op.batch);
-  const Status status = measure(rows, filters_of(op.filters), true, scratch, stream);
+  const Status status = measure_rows(rows, filters_of(op.filters), true, measures, stream);
   if (!status.ok()) return status;
   const cudaError_t error =
-      launch(filter_mass_kernel, row_grid(rows.rows), kRowWarps * kWarpSize, 0, stream, scratch.all,
-             scratch.kept, scratch.theta, rows.rows, rows.blocks(), out);
+      launch(filter_mass_kernel, row_grid(rows.rows), kRowWarps * kWarpSize, 0, stream,
+             measures.all, measures.kept, measures.theta, rows.rows, rows.blocks(), out);
   return {error, "filter_mass"};
 }
 

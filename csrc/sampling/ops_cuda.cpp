@@ -1,36 +1,16 @@
 // torch.ops.thrifty.*: the sampling family on CUDA.
 #include <tuple>
 
-#include "sampling/edge.h"
-#include "sampling/sampling_cuda.h"
-#include "torch/edge_cuda.h"
+#include "sampling/edge_cuda.h"
 
 namespace thrifty::sampling::ops {
 namespace {
 
-using edge::ScalarType;
-
-void done(const cuda::Status& status) { edge::check_launch(status.kernel, status.error); }
-
-// All arguments lie where the logits are.
-class SameDevice {
- public:
-  SameDevice(std::string op, const Tensor& logits) : op_(std::move(op)), logits_(logits) {}
-  const SameDevice& operator()(const char* name, const OptionalTensor& tensor) const {
-    if (tensor) edge::check_device(op_, name, *tensor, logits_);
-    return *this;
-  }
-
- private:
-  std::string op_;
-  const Tensor& logits_;
-};
-
 void apply_token_bitmask_(const Tensor& logits, const Tensor& bitmask,
                           const OptionalTensor& indices, const OptionalTensor& row_map,
                           std::optional<int64_t> vocab_size) {
-  SameDevice("apply_token_bitmask_", logits)("bitmask", bitmask)("indices", indices)("row_map",
-                                                                                     row_map);
+  SameDevice("apply_token_bitmask_", "logits", logits)("bitmask", bitmask)("indices", indices)(
+      "row_map", row_map);
   const Tensor mask = edge::dense(bitmask);
   const OptionalTensor rows = edge::dense(indices), map = edge::dense(row_map);
   const ApplyBitmask op = check_apply_token_bitmask({.logits = edge::array(logits),
@@ -49,10 +29,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> masked_sample(
     const OptionalTensor& min_p, const OptionalTensor& top_n_sigma, const OptionalTensor& top_h,
     const std::string& top_h_variant, const OptionalTensor& threshold, const Tensor& seeds,
     const Tensor& offsets, int64_t fallback_token) {
-  SameDevice("masked_sample", logits)("bitmask", bitmask)("mask_rows", mask_rows)(
+  SameDevice("masked_sample", "logits", logits)("bitmask", bitmask)("mask_rows", mask_rows)(
       "inv_temperature", inv_temperature)("top_k", top_k)("top_p", top_p)("min_p", min_p)(
-      "top_n_sigma", top_n_sigma)("top_h", top_h)("threshold", threshold)("seeds", seeds)(
-      "offsets", offsets);
+      "top_n_sigma", top_n_sigma)("top_h", top_h)("threshold", threshold)("seeds", seeds)("offsets",
+                                                                                          offsets);
   const BatchTensors batch(logits, bitmask, mask_rows, inv_temperature);
   const FilterTensors filters(top_k, top_p, min_p, top_n_sigma, top_h);
   const OptionalTensor bound = edge::dense(threshold);
@@ -81,7 +61,7 @@ std::tuple<Tensor, Tensor> filter_threshold(
     const OptionalTensor& inv_temperature, const OptionalTensor& top_k, const OptionalTensor& top_p,
     const OptionalTensor& min_p, const OptionalTensor& top_n_sigma, const OptionalTensor& top_h,
     const std::string& top_h_variant) {
-  SameDevice("filter_threshold", logits)("bitmask", bitmask)("mask_rows", mask_rows)(
+  SameDevice("filter_threshold", "logits", logits)("bitmask", bitmask)("mask_rows", mask_rows)(
       "inv_temperature", inv_temperature)("top_k", top_k)("top_p", top_p)("min_p", min_p)(
       "top_n_sigma", top_n_sigma)("top_h", top_h);
   const BatchTensors batch(logits, bitmask, mask_rows, inv_temperature);

@@ -1,10 +1,7 @@
-// Batches of logits as the row kernels take them, and scratch memory cut into arrays.
+// Batches of logits as the row kernels take them.
 #pragma once
 
-#include <type_traits>
-
-#include "core/row_sums.h"
-#include "core/row_threshold.h"
+#include "core/row_measure.h"
 #include "sampling/filter.h"
 
 namespace thrifty::sampling::cuda {
@@ -39,26 +36,5 @@ inline thrifty::cuda::RowFilters filters_of(const FilterBatch& filters) {
   rows.renormalised = filters.renormalised;
   return rows;
 }
-
-// Arrays one after the other, on 16 bytes each. Without memory it only counts.
-class Carver {
- public:
-  explicit Carver(void* memory) : begin_(static_cast<char*>(memory)) {}
-
-  template <class T>
-  void take(T*& array, int64_t count) {
-    array = reinterpret_cast<T*>(begin_ + bytes_);
-    bytes_ += (count * int64_t(sizeof(T)) + 15) / 16 * 16;
-  }
-  int64_t bytes() const { return bytes_; }
-
- private:
-  char* begin_;
-  int64_t bytes_ = 0;
-};
-
-// Warps of a block where each has a row.
-constexpr int kRowWarps = 4;
-inline unsigned row_grid(int64_t rows) { return unsigned((rows + kRowWarps - 1) / kRowWarps); }
 
 }  // namespace thrifty::sampling::cuda

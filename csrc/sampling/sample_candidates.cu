@@ -37,7 +37,8 @@ struct CandidateArgs {
 };
 
 template <class T>
-__global__ void __launch_bounds__(kRowWarps* kWarpSize) sample_candidates_kernel(CandidateArgs args) {
+__global__ void __launch_bounds__(kRowWarps* kWarpSize)
+    sample_candidates_kernel(CandidateArgs args) {
   const int64_t row = int64_t(blockIdx.x) * kRowWarps + warp_index();
   if (row >= args.rows.rows) return;  // a whole warp; there is no barrier below
   const int64_t blocks = args.rows.blocks(), k = args.k, before = args.drawn_count;
@@ -59,15 +60,16 @@ __global__ void __launch_bounds__(kRowWarps* kWarpSize) sample_candidates_kernel
     RowDraws<T> draws(reader, args.kept + row * blocks, blocks);
     draws.remove_all(removed, before);
     for (; found < k; ++found) {
-      const Uniforms random = uniforms(args.seeds[row], args.offsets[row], Stream::kDraws,
-                                       uint32_t(before + found));
+      const Uniforms random =
+          uniforms(args.seeds[row], args.offsets[row], Stream::kDraws, uint32_t(before + found));
       const Pick pick = draws.draw(random.u, random.v);
       if (pick.token < 0) break;
       const double rest = fmin(0.0, draws.total().log() - lse);
       if (lane_index() == 0) {
         ids[found] = int32_t(pick.token);
         log_rest[found] = float(rest);
-        logp[found] = float(fmin(double(pick.logit) * reader.log_scale() - lse, double(float(rest))));
+        logp[found] =
+            float(fmin(double(pick.logit) * reader.log_scale() - lse, double(float(rest))));
         removed[before + found] = int32_t(pick.token);
       }
       syncwarp();
@@ -97,7 +99,7 @@ Status sample_candidates(const SampleCandidates& op, const SampleCandidatesOut& 
   cudaError_t error =
       launch_row_sums(rows, nullptr, {scratch.all, scratch.kept, nullptr, nullptr}, stream);
   if (error != cudaSuccess) return {error, "row_sums"};
-  const CandidateArgs args{rows,      scratch.all, scratch.kept, scratch.removed, op.k,
+  const CandidateArgs args{rows,           scratch.all, scratch.kept, scratch.removed, op.k,
                            op.drawn_count, op.drawn,    op.seeds,     op.offsets,      out};
   error = with_logits_type(rows.dtype, [&]<class T>(T) {
     return launch(sample_candidates_kernel<T>, row_grid(rows.rows), kRowWarps * kWarpSize, 0,

@@ -8,18 +8,13 @@
 
 #include <driver_types.h>
 
+#include "core/row_measure.h"
 #include "sampling/bitmask.h"
 #include "sampling/masked_sample.h"
 
 namespace thrifty::sampling::cuda {
 
-// What went wrong with which kernel, if anything.
-struct Status {
-  cudaError_t error = cudaSuccess;
-  const char* kernel = "";
-
-  bool ok() const { return error == cudaSuccess; }
-};
+using Status = thrifty::cuda::LaunchStatus;
 
 Status apply_token_bitmask(const ApplyBitmask& op, cudaStream_t stream);
 

@@ -113,7 +113,8 @@ __global__ void __launch_bounds__(kRowWarps* kWarpSize)
   }
   if (lane_index() == 0) {
     static_cast<T*>(out.ess)[p] = T(ess);
-    static_cast<T*>(out.log_ml_increment)[p] = resample ? T(highest + ::log(sum / double(n))) : T(0);
+    static_cast<T*>(out.log_ml_increment)[p] =
+        resample ? T(highest + ::log(sum / double(n))) : T(0);
   }
   if (!resample) return;
   syncwarp();
