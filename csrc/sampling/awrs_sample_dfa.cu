@@ -20,11 +20,13 @@ struct Scratch {
   int32_t *removed, *gave_up;  // [rows, kPatience + 1 + extra], [rows]
   int64_t listed, bytes;
 
-  // A walk that may give up lists kPatience refusals and the terms of one estimate; one that may
-  // not (a budget, the paper's estimator) is bounded by its budget and the vocabulary.
+  // Tokens that a walk may draw: with a budget at most so many, else kPatience refusals and the
+  // terms of one estimate; the paper's second loop ends when it ends.
   static int64_t most_listed(const AwrsSampleDfa& op) {
-    const bool patient = op.rule.budget == kNoBudget && op.rule.estimator != AwrsEstimator::kPaper;
-    const int64_t bound = patient ? AwrsSampleDfa::kPatience + 1 + op.rule.extra : op.rule.budget;
+    const bool patient = op.rule.budget == kNoBudget;
+    const int64_t bound = op.rule.estimator == AwrsEstimator::kPaper ? op.batch.vocab
+                          : patient ? AwrsSampleDfa::kPatience + 1 + op.rule.extra
+                                    : op.rule.budget;
     return bound < op.batch.vocab ? bound : op.batch.vocab;
   }
 

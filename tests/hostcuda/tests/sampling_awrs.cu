@@ -196,7 +196,12 @@ Bytes check_dfa(Rows& rows, Automaton& automaton, const std::vector<int32_t>& st
   expect(status.values() == want_status.values(), "status");
   expect(token.values() == want_token.values(), "token");
   expect(next.values() == want_next.values(), "new state");
-  expect(checked.values() == want_checked.values(), "checks");
+  for (size_t i = 0; i < n; ++i) {
+    expect(checked.values()[i] == want_checked.values()[i],
+           "row " + std::to_string(i) + ", estimator " + std::to_string(int(rule.estimator)) +
+               ": checks " + std::to_string(checked.values()[i]) + ", expected " +
+               std::to_string(want_checked.values()[i]));
+  }
   expect_near(logw.values(), want_logw.values(), 3e-6, "logw");
   Bytes all = token.bytes();
   const Bytes more = logw.bytes();
