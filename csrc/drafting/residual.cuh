@@ -35,11 +35,11 @@ class SparseResidual {
   // nothing.
   THRIFTY_DEVICE bool accept(int32_t token, double u) {
     const int64_t x = find(token);
-    const double share = x >= 0 ? q_[x] : 0;
+    const double share = x >= 0 ? q_[x] : 0, chance = x >= 0 ? p_[x] : 0;
+    syncwarp();  // all lanes have read them, before anyone writes what comes next
     if (!(share > 0)) return false;
-    if (u * share < p_[x]) return true;
+    if (u * share < chance) return true;
     double left = 0;
-    syncwarp();  // all lanes have read p_[x] and q_[x]
     for (int64_t i = lane_index(); i < n_; i += kWarpSize) {
       p_[i] = fmax(p_[i] - q_[i], 0.0);
       if (i == x) q_[i] = 0;

@@ -81,6 +81,13 @@ class TargetRow {
     return exp(double(logit) * reader_.log_scale() - law_.log_mass);
   }
 
+  // Of token `id`, whose logit is known, at any T.
+  THRIFTY_DEVICE double prob_at(int64_t id, float logit) const {
+    if (reader_.greedy) return id == law_.best ? 1 : 0;
+    return prob_of(logit);
+  }
+  THRIFTY_DEVICE const RowView<T>& view() const { return reader_.view; }
+
   // A token drawn from p without `ids`; -1 where nothing is left. The row stays without them, and
   // `ids` must stay, too. All lanes call.
   THRIFTY_DEVICE int32_t draw_outside(const int32_t* ids, int64_t n, int64_t seed,

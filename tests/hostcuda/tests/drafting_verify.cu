@@ -321,10 +321,10 @@ TEST(tree_wrong_drafts) {
   }
 }
 
-// The law of the first token, whatever the draft: 3,000 walks over a vocabulary of 8, drafts drawn
+// The law of the first token, whatever the draft: 1,500 walks over a vocabulary of 8, drafts drawn
 // from q. alpha = 1e-6.
 TEST(tree_law) {
-  const int64_t batch = 3000, vocab = 8, support = 4;
+  const int64_t batch = 1500, vocab = 8, support = 4;
   const float row[] = {1, 0, -1, 0.5f, 2, 0, -0.5f, 0.3f};
   const int32_t ids[] = {1, 4, 6, 7};
   const double q[] = {0.4, 0.1, 0.3, 0.2};
