@@ -25,6 +25,7 @@ double highest(const std::vector<BlockMass>& blocks) {
 // The mass of a block relative to 2^exponent, its own or a larger one; 0 below 2^-1000 of that. A
 // NaN, of a block with +inf, goes through.
 double relative_mass(const BlockMass& block, double exponent) {
+  if (!(block.sum == block.sum)) return double(block.sum);  // NaN
   const double apart = block.exponent - exponent;
   if (block.sum == 0 || apart < -1000) return 0;
   if (!(apart == apart)) return std::numeric_limits<double>::quiet_NaN();
@@ -39,6 +40,11 @@ constexpr double kLog2 = 0.6931471805599453;
 }  // namespace
 
 double LogMass::log() const { return sum > 0 ? ref + std::log(sum) : double(kNoLogit); }
+
+double LogMass::log_of(const LogMass& part) const {
+  if (!(part.sum > 0)) return double(kNoLogit);
+  return std::min(0.0, part.ref - ref + std::log(part.sum / sum));
+}
 
 // Chan, Golub and LeVeque (1983): the moments of a union.
 void LogitMoments::add(const LogitMoments& other) {
@@ -244,6 +250,12 @@ int64_t RowMass::draw(double u, double v, double* log_weight) const {
     *log_weight = double(logit_at(row_, id)) * log_scale(row_.inv_temperature);
   }
   return id;
+}
+
+// The product of two floats is exact in double, and so is the difference from an integer.
+double RowMass::log_probability(int64_t id) const {
+  const double log2 = double(logit_at(row_, id)) * double(log2_scale(row_.inv_temperature));
+  return (log2 - exponent_) * kLog2 - std::log(kept().sum);
 }
 
 void RowMass::remove(int64_t id) {

@@ -62,7 +62,8 @@ struct BlockMass {
 // The same over a row: sum * exp(ref).
 struct LogMass {
   double ref = kNoLogit, sum = 0;
-  double log() const;  // -inf when there is no mass
+  double log() const;                        // -inf when there is no mass
+  double log_of(const LogMass& part) const;  // log of a part of this over this, at most 0
 };
 
 // Count, mean and sum of squared distances from the mean of the finite logits that are kept.
@@ -147,6 +148,9 @@ class RowMass {
   // A kept token by its probability; u and v in [0, 1). -1 when nothing is left. `log_weight`
   // receives l / T of it, to compare with kept().log().
   int64_t draw(double u, double v, double* log_weight = nullptr) const;
+
+  // log p(id) among the kept tokens, of which it is one, to the last digits at any temperature.
+  double log_probability(int64_t id) const;
 
   // Keeps `id` no longer; the mass of its block is summed anew over what is left there. A token
   // that is not kept, or lies outside the row, may be given, too.

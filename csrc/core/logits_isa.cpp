@@ -8,24 +8,28 @@ namespace {
 
 constexpr int kStep = 32;
 constexpr int kVectors = kStep / kLanes<float>;
+constexpr int kGroup = kVectors < 4 ? kVectors : 4;  // vectors whose weights are found together
 using F = Vec<float>;
 using M = IVec<float>;  // all bits of a lane, or none
 
-// 2^y for y <= 1 or so; 0 below -126; NaN for NaN. 2^n 2^f with n = round(y): 2^f by a minimax
-// polynomial that is exact at 0 (relative error 9e-8).
-THRIFTY_INLINE F exp2_of(F y) {
-  constexpr float kLowest = -126;
+// y becomes 2^y, for y <= 1 or so; 0 below -126.5; NaN for NaN. 2^n 2^f with n = round(y): 2^f by a
+// minimax polynomial that is exact at 0 (relative error 9e-8). Where n = -127, the bits of 2^n are
+// those of 0. Stage by stage over independent vectors: one after the other, their chains of 12
+// operations fill the processor's queue, and it takes a third longer.
+template <int N>
+THRIFTY_INLINE void exp2_of(F (&y)[N]) {
   constexpr float kShift = 12582912.0f + 127;  // 1.5 * 2^23 + bias: low bits become the exponent
-  const F shifted = y + kShift;
-  const F f = y - (shifted - kShift);
-  F e = splat(1.32645911e-3f);
-  e = e * f + 9.67161916e-3f;
-  e = e * f + 5.55073507e-2f;
-  e = e * f + 2.40222409e-1f;
-  e = e * f + 6.93147004e-1f;
-  e = e * f + 1.0f;
-  e *= F(UVec<float>(shifted) << 23);
-  return y < kLowest ? F{} : e;
+  const F lowest = splat(-127.0f);
+  F shifted[N], e[N];
+  for (int i = 0; i < N; ++i) y[i] = lowest > y[i] ? lowest : y[i];
+  for (int i = 0; i < N; ++i) shifted[i] = y[i] + kShift;
+  for (int i = 0; i < N; ++i) y[i] -= shifted[i] - kShift;
+  for (int i = 0; i < N; ++i) e[i] = y[i] * 1.32645911e-3f + 9.67161916e-3f;
+  for (int i = 0; i < N; ++i) e[i] = e[i] * y[i] + 5.55073507e-2f;
+  for (int i = 0; i < N; ++i) e[i] = e[i] * y[i] + 2.40222409e-1f;
+  for (int i = 0; i < N; ++i) e[i] = e[i] * y[i] + 6.93147004e-1f;
+  for (int i = 0; i < N; ++i) e[i] = e[i] * y[i] + 1.0f;
+  for (int i = 0; i < N; ++i) y[i] = e[i] * F(UVec<float>(shifted[i]) << 23);
 }
 
 // Weights of a block relative to 2^exponent(top): w = 2^((l - top) scale + fraction). The
@@ -38,7 +42,6 @@ struct Relative {
     fraction = float(double(top) * double(scale) - exponent_of(top, scale));
   }
   THRIFTY_INLINE F log2(F logits) const { return (logits - top) * scale + fraction; }
-  THRIFTY_INLINE F weight(F logits) const { return exp2_of(log2(logits)); }
 };
 
 // x where `lanes`, else 0.
@@ -90,6 +93,17 @@ template <class S>
 struct Kernels {
   static THRIFTY_INLINE F load_at(const S* p, int v) {
     return Stored<float, S>::load(p + v * kLanes<float>);
+  }
+
+  // weight(v, w) for the vectors v of a step at p.
+  template <class Body>
+  static THRIFTY_INLINE void for_weights(const Relative& relative, const S* p, const Body& body) {
+    for (int first = 0; first < kVectors; first += kGroup) {
+      F w[kGroup];
+      for (int i = 0; i < kGroup; ++i) w[i] = relative.log2(load_at(p, first + i));
+      exp2_of(w);
+      for (int i = 0; i < kGroup; ++i) body(first + i, w[i]);
+    }
   }
 
   // body(step, p): p[32] are the step's logits, -inf beyond the block's end.
@@ -145,12 +159,11 @@ struct Kernels {
     Sums total = {}, moment = {};
     for_steps(block, [&](int64_t step, const S* p) __attribute__((always_inline)) {
       const uint32_t word = word_of(block, step);
-      for (int v = 0; v < kVectors; ++v) {
-        const F l = load_at(p, v), y = relative.log2(l);
-        const F w = only(kept(block, word, v, l), exp2_of(y));
-        total[v % 2] += w;
-        if (weighted != nullptr) moment[v % 2] += w > 0.0f ? w * y : F{};
-      }
+      for_weights(relative, p, [&](int v, F w) __attribute__((always_inline)) {
+        const F l = load_at(p, v), kept_w = only(kept(block, word, v, l), w);
+        total[v % 2] += kept_w;
+        if (weighted != nullptr) moment[v % 2] += kept_w > 0.0f ? kept_w * relative.log2(l) : F{};
+      });
     });
     if (weighted != nullptr) *weighted = sum_of(moment);
     return sum_of(total);
@@ -183,16 +196,16 @@ struct Kernels {
     Sums total = {}, part = {};
     if (!masked || bounded || !names_any(block.mask)) {
       for_steps(block, [&](int64_t, const S* p) __attribute__((always_inline)) {
-        for (int v = 0; v < kVectors; ++v) total[v % 2] += relative.weight(load_at(p, v));
+        for_weights(relative, p,
+                    [&](int v, F w) __attribute__((always_inline)) { total[v % 2] += w; });
       });
     } else {
       for_steps(block, [&](int64_t step, const S* p) __attribute__((always_inline)) {
         const uint32_t word = block.mask[step];
-        for (int v = 0; v < kVectors; ++v) {
-          const F w = relative.weight(load_at(p, v));
+        for_weights(relative, p, [&](int v, F w) __attribute__((always_inline)) {
           total[v % 2] += w;
           part[v % 2] += only(lanes_of(word, v), w);
-        }
+        });
       });
     }
     *all = mass(block, top, sum_of(total));
@@ -206,11 +219,10 @@ struct Kernels {
     const Relative relative(block, top);
     for_steps(block, [&](int64_t step, const S* p) __attribute__((always_inline)) {
       const uint32_t word = word_of(block, step);
-      for (int v = 0; v < kVectors; ++v) {
-        const F l = load_at(p, v);
-        store(weights + step * kStep + v * kLanes<float>,
-              only(kept(block, word, v, l), relative.weight(l)));
-      }
+      for_weights(relative, p, [&](int v, F w) __attribute__((always_inline)) {
+        const M lanes = kept(block, word, v, load_at(p, v));
+        store(weights + step * kStep + v * kLanes<float>, only(lanes, w));
+      });
     });
     const int64_t end = (block.n + kStep - 1) / kStep * kStep;
     __builtin_memset(weights + end, 0, size_t(kLogitsBlock - end) * sizeof(float));

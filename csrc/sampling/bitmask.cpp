@@ -60,7 +60,7 @@ ApplyBitmask check_apply_token_bitmask(const BitmaskArgs& args) {
   THRIFTY_CHECK(is_logits(logits.dtype), kOp,
                 ": logits: expected float32, bfloat16 or float16, got ", dtype_name(logits.dtype));
   THRIFTY_CHECK(logits.ndim == 2, kOp, ": logits: expected shape (B, V), got ", shape_text(logits));
-  THRIFTY_CHECK(logits.size(1) <= 1 || logits.stride(1) == 1, kOp,
+  THRIFTY_CHECK(logits.size(0) == 0 || logits.size(1) <= 1 || logits.stride(1) == 1, kOp,
                 ": logits: expected contiguous rows, got a stride of ", logits.stride(1));
   THRIFTY_CHECK(mask.dtype == Dtype::kInt32 && mask.ndim == 2, kOp,
                 ": bitmask: expected int32 of shape (masks, words), got ", dtype_name(mask.dtype),

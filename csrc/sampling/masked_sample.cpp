@@ -52,13 +52,12 @@ Draw draw_row(const MaskedSample& op, int64_t b, ParallelFor blocks, Worker& wor
     const float* maxima = worker.find_maxima(row);
     mass.raise(threshold(filters, mass, maxima), maxima);
   }
-  const double kept = mass.kept().log();
   const Uniforms random = uniforms(op.seeds[b], op.offsets[b], Stream::kDraws, 0);
-  double log_weight = 0;
-  const int64_t token = mass.draw(random.u, random.v, &log_weight);
+  const int64_t token = mass.draw(random.u, random.v);
   if (token < 0) return {};
-  // A token's weight and the sums it is part of round differently.
-  return {token, std::min(0.0, log_weight - kept), std::min(0.0, kept - mass.all().log()), kOk};
+  // At most 0: a token's weight and the sum that it is part of round differently.
+  const double logp = std::min(0.0, mass.log_probability(token));
+  return {token, logp, mass.all().log_of(mass.kept()), kOk};
 }
 
 }  // namespace
@@ -108,7 +107,7 @@ void filter_threshold(const FilterThreshold& op, const FilterThresholdOut& out,
     const float* maxima = worker.find_maxima(row);
     out.threshold[b] = threshold(op.filters[b], mass, maxima);
     mass.raise(out.threshold[b], maxima);
-    out.log_mass[b] = float(std::min(0.0, mass.kept().log() - mass.all().log()));
+    out.log_mass[b] = float(mass.all().log_of(mass.kept()));
   });
 }
 

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from thrifty import _sampling_ops as ops
 from thrifty._sampling_arguments import per_row, raise_unless_ok, refuse_gradient
-from thrifty._sampling_ops import ops
 
 Number = float | Tensor | None  # of all rows, or (B,) of each
 
@@ -283,9 +283,7 @@ def top_p_threshold(
         >>> thrifty.top_p_threshold(torch.tensor([[0.5, 0.3, 0.2]]).log(), 0.6).exp()
         tensor([0.3000])
     """
-    return filter_threshold(
-        logits, bitmask, top_p=p, inv_temperature=inv_temperature
-    ).threshold
+    return filter_threshold(logits, bitmask, top_p=p, inv_temperature=inv_temperature).threshold
 
 
 def min_p_threshold(
@@ -302,9 +300,7 @@ def min_p_threshold(
         >>> thrifty.min_p_threshold(torch.tensor([[0.5, 0.3, 0.2]]).log(), 0.5).exp()
         tensor([0.2500])
     """
-    return filter_threshold(
-        logits, bitmask, min_p=p, inv_temperature=inv_temperature
-    ).threshold
+    return filter_threshold(logits, bitmask, min_p=p, inv_temperature=inv_temperature).threshold
 
 
 def top_n_sigma_threshold(

@@ -5,12 +5,16 @@
 #include <vector>
 
 #include "core/gemm.h"
+#include "core/logits.h"
 #include "ensemble/rows.h"
+#include "sampling/bitmask.h"
 
-#define THRIFTY_TEST_TABLES(isa)                 \
-  namespace thrifty::isa {                       \
-  extern const GemmTable gemm_table;             \
-  extern const ensemble::RowTable ensemble_rows; \
+#define THRIFTY_TEST_TABLES(isa)                     \
+  namespace thrifty::isa {                           \
+  extern const GemmTable gemm_table;                 \
+  extern const ensemble::RowTable ensemble_rows;     \
+  extern const LogitsTable logits_table;             \
+  extern const sampling::BitmaskTable bitmask_table; \
   }
 THRIFTY_TEST_TABLES(wide)
 THRIFTY_TEST_TABLES(amx_twin)
@@ -21,17 +25,21 @@ struct Tables {
   const char* isa;
   const GemmTable& gemm;
   const ensemble::RowTable& rows;
+  const LogitsTable& logits;
+  const sampling::BitmaskTable& bitmask;
 };
 
+#define THRIFTY_TABLES_OF(isa) \
+  Tables { #isa, isa::gemm_table, isa::ensemble_rows, isa::logits_table, isa::bitmask_table }
+
 inline std::vector<Tables> all_tables() {
-  std::vector<Tables> all{{"baseline", baseline::gemm_table, baseline::ensemble_rows},
-                          {"wide", wide::gemm_table, wide::ensemble_rows},
-                          {"amx_twin", amx_twin::gemm_table, amx_twin::ensemble_rows}};
+  std::vector<Tables> all{THRIFTY_TABLES_OF(baseline), THRIFTY_TABLES_OF(wide),
+                          THRIFTY_TABLES_OF(amx_twin)};
 #ifdef THRIFTY_X86
   const Isa best = active_isa();
-  if (best >= Isa::kAvx2) all.push_back({"avx2", avx2::gemm_table, avx2::ensemble_rows});
-  if (best >= Isa::kAvx512) all.push_back({"avx512", avx512::gemm_table, avx512::ensemble_rows});
-  if (best >= Isa::kAmx) all.push_back({"amx", amx::gemm_table, amx::ensemble_rows});
+  if (best >= Isa::kAvx2) all.push_back(THRIFTY_TABLES_OF(avx2));
+  if (best >= Isa::kAvx512) all.push_back(THRIFTY_TABLES_OF(avx512));
+  if (best >= Isa::kAmx) all.push_back(THRIFTY_TABLES_OF(amx));
 #endif
   return all;
 }

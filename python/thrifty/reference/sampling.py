@@ -195,9 +195,9 @@ def masked_sample(
             found.append((int(allowed.argmax()), 0.0, 0.0, 0))
             continue
         token = draw(allowed, seed, offset)
-        log_kept = float(allowed.logsumexp(0))
-        log_z = log_kept - float(x.logsumexp(0))
-        found.append((token, float(allowed[token]) - log_kept, log_z, 0))
+        logp = float(allowed.log_softmax(0)[token])
+        log_z = float(allowed.logsumexp(0) - x.logsumexp(0))
+        found.append((token, logp, log_z, 0))
     columns = list(zip(*found, strict=True)) or [(), (), (), ()]
     dtypes = (torch.int64, torch.float32, torch.float32, torch.int32)
     token, logp, log_z, status = (
