@@ -22,13 +22,11 @@ double highest(const std::vector<BlockMass>& blocks) {
   return exponent;
 }
 
-// The mass of a block relative to 2^exponent, its own or a larger one; 0 below 2^-1000 of that. A
-// NaN, of a block with +inf, goes through.
+// The mass of a block relative to 2^exponent, its own or a larger one; 0 below 2^-1000 of that.
 double relative_mass(const BlockMass& block, double exponent) {
   if (!(block.sum == block.sum)) return double(block.sum);  // NaN
   const double apart = block.exponent - exponent;
-  if (block.sum == 0 || apart < -1000) return 0;
-  if (!(apart == apart)) return std::numeric_limits<double>::quiet_NaN();
+  if (!(apart > -1000)) return 0;
   const uint64_t bits = uint64_t(int64_t(apart) + 1023) << 52;
   double power;
   std::memcpy(&power, &bits, sizeof power);

@@ -16,54 +16,64 @@ namespace {
 // knows nothing of the numbers that it is verified with under the same seed and offset.
 constexpr uint32_t kDraftStream = 4;
 
-// The distribution that a node's children are drawn from.
-struct Candidates {
-  int m = 0;
-  int32_t ids[kMaxK];
-  float q[kMaxK];
-};
-
-// q_i = p_i^inv_temp / sum. Pairs too small to be drawn are left out, as verification divides by q.
-Candidates candidates(const NgramEntry& entry, float inv_temp) {
-  Candidates c;
-  float weight[kMaxK], sum = 0;
-  for (int i = 0; i < entry.m; ++i) {
-    const float ratio = entry.probs[i] / entry.probs[0];
-    weight[c.m] = inv_temp == 1 ? ratio : std::pow(ratio, inv_temp);
-    if (!(weight[c.m] >= kSmallestProb)) continue;
-    c.ids[c.m] = entry.ids[i];
-    sum += weight[c.m++];
+// q_i = p_i^inv_temp / sum over the entry's pairs, 0 behind them; how many there are. Pairs too
+// small to be drawn, which are the last ones, are left out, as verification divides by q.
+int distribution(const NgramEntry& entry, float inv_temp, float* q) {
+  int m = entry.m;
+  for (int i = 0; i < kLanes; ++i) q[i] = entry.probs[i];
+  if (inv_temp != 1) {
+    for (int i = 0; i < kLanes; ++i) {
+      q[i] = i < m ? std::pow(entry.probs[i] / entry.probs[0], inv_temp) : 0;
+      if (i < m && q[i] < kSmallestProb) q[i] = 0, m = i;
+    }
   }
-  for (int i = 0; i < c.m; ++i) c.q[i] = weight[i] / sum;
-  return c;
+  float sums[4] = {};
+  for (int i = 0; i < kLanes; i += 4) {
+    for (int j = 0; j < 4; ++j) sums[j] += q[i + j];
+  }
+  const float scale = 1 / ((sums[0] + sums[1]) + (sums[2] + sums[3]));
+  for (int i = 0; i < kLanes; ++i) q[i] *= scale;
+  return m;
 }
 
-// `count` distinct indices of q, each drawn from what is left: the law of Gumbel's top `count`,
-// without logarithms. Child r takes word r % 4 of the counter (node + 1024 * (r / 4)).
-void draw(const Candidates& c, int count, int64_t seed, int64_t offset, int node, int* chosen) {
-  float left[kMaxK];
-  std::copy(c.q, c.q + c.m, left);
-  Philox4 words{};
+// `count` distinct indices of q, each drawn from what is left, child r by words[r]: the law of
+// Gumbel's top `count`, without logarithms.
+void draw(const float* q, int m, int count, const uint32_t* words, int* chosen) {
+  double left[kLanes], total = 1;
   for (int r = 0; r < count; ++r) {
-    if (r % 4 == 0) {
-      words = philox(uint64_t(seed),
-                     {{uint32_t(node) + uint32_t(kMaxNodes) * uint32_t(r / 4), kDraftStream,
-                       uint32_t(offset), uint32_t(uint64_t(offset) >> 32)}});
+    if (r == 1) {
+      for (int i = 0; i < m; ++i) left[i] = double(q[i]);
     }
-    double total = 0;
-    for (int i = 0; i < c.m; ++i) total += left[i];
-    double target = (words.word[r % 4] + 0.5) * 0x1p-32 * total;
+    if (r > 0) {
+      left[chosen[r - 1]] = total = 0;
+      for (int i = 0; i < m; ++i) total += left[i];
+    }
+    double target = (words[r] + 0.5) * 0x1p-32 * total;
     int pick = -1;
-    for (int i = 0; i < c.m; ++i) {
-      if (left[i] == 0) continue;
+    for (int i = 0; i < m; ++i) {
+      const double share = r == 0 ? double(q[i]) : left[i];
+      if (share == 0) continue;
       pick = i;
-      target -= left[i];
+      target -= share;
       if (target < 0) break;
     }
     chosen[r] = pick;
-    left[pick] = 0;
   }
 }
+
+// A word of randomness for each slot of a template: slot s takes word s % 4 of counter s / 4.
+void draw_words(int64_t seed, int64_t offset, int64_t slots, uint32_t* words) {
+  for (int64_t i = 0; i < slots; i += 4) {
+    const Philox4 four = philox(uint64_t(seed), {{uint32_t(i / 4), kDraftStream, uint32_t(offset),
+                                                  uint32_t(uint64_t(offset) >> 32)}});
+    std::memcpy(words + i, four.word, sizeof four.word);
+  }
+}
+
+// The newest tokens of a node's context, the last one at the end.
+struct History {
+  int32_t tokens[kMaxOrder];
+};
 
 // One context that a node may be looked up by.
 struct Found {
@@ -87,9 +97,10 @@ class Filler {
         order_(table.n_max()),
         nodes_(shape.size()),
         k_(table.k()),
-        history_(size_t(nodes_ * order_)),
+        history_(size_t(nodes_)),
         keys_(size_t(nodes_ * order_ * 2)),
-        found_(size_t(nodes_)) {}
+        found_(size_t(nodes_)),
+        words_(size_t(nodes_ + 3)) {}
 
   void fill(int64_t b) {
     start(b);
@@ -113,7 +124,7 @@ class Filler {
     const int32_t* end = contexts_.end(b);
     size_ = 1, len_ = int(len);
     // The newest tokens at the right end, as in a tail; what is missing is never read.
-    std::copy(end - len, end, history_.data() + order_ - len);
+    std::copy(end - len, end, history_[0].tokens + kMaxOrder - len);
     tables_[0] = first_.empty() || first_[size_t(b)] == nullptr ? nullptr : first_[size_t(b)];
     tables_[1] = &table_;
     at(out_.tokens, b)[0] = end[-1];
@@ -125,6 +136,9 @@ class Filler {
     ancestors[0] = 1;
     std::fill_n(out_.q_ids + b * nodes_ * k_, nodes_ * k_, -1);
     std::fill_n(out_.q + b * nodes_ * k_, nodes_ * k_, 0.0f);
+    if (settings_.sample) {
+      draw_words(settings_.seeds[b], settings_.offsets[b], nodes_, words_.data());
+    }
     tokens_ = at(out_.tokens, b), slots_ = at(out_.slots, b), depths_ = at(out_.depths, b);
   }
 
@@ -132,13 +146,15 @@ class Filler {
 
   void hash(int64_t node) {
     if (shape_.child_count[size_t(slots_[node])] == 0) return;
-    const int32_t* end = history_.data() + (node + 1) * order_;
+    const int32_t* end = history_[size_t(node)].tokens + kMaxOrder;
     for (int t = 0; t < 2; ++t) {
       if (tables_[t] == nullptr) continue;
       uint64_t* keys = keys_.data() + (node * 2 + t) * order_;
       context_keys(*tables_[t], end, context_length(node), keys);
-      for (int n = 0; n <= table_.n_max() - table_.n_min(); ++n) {
-        if (keys[n] != 0) tables_[t]->store().prefetch_keys(keys[n]);
+      // Buckets of shorter contexts are few and in use all the time: they are in the cache.
+      const int longest = std::min(context_length(node), order_) - table_.n_min();
+      for (int n = longest; n >= 0 && n > longest - 2; --n) {
+        tables_[t]->store().prefetch_keys(keys[n]);
       }
     }
   }
@@ -169,21 +185,26 @@ class Filler {
     NgramEntry entry;
     if (found.store == nullptr || !found.store->read(found.slot, found.key, entry)) return;
     if (entry.m == 0) return;
-    const Candidates c = candidates(entry, settings_.sample ? settings_.inv_temp : 1);
     const int slot = slots_[node];
-    const int count = std::min(shape_.child_count[size_t(slot)], c.m);
-    int chosen[kMaxK];
+    const int count = std::min(shape_.child_count[size_t(slot)], entry.m);
+    int32_t* ids = out_.q_ids + (b * nodes_ + node) * k_;
+    float* q_out = out_.q + (b * nodes_ + node) * k_;
+    int chosen[kLanes] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13};
+    int drawn = count;
     if (settings_.sample) {
-      draw(c, count, settings_.seeds[b], settings_.offsets[b], slot, chosen);
-      std::copy(c.ids, c.ids + c.m, out_.q_ids + (b * nodes_ + node) * k_);
-      std::copy(c.q, c.q + c.m, out_.q + (b * nodes_ + node) * k_);
-    } else {
-      for (int i = 0; i < count; ++i) chosen[i] = i;
+      float q[kLanes];
+      const int m = distribution(entry, settings_.inv_temp, q);
+      for (int i = 0; i < k_; ++i) {
+        ids[i] = i < m ? entry.ids[i] : -1;
+        q_out[i] = q[i];
+      }
+      drawn = std::min(count, m);
+      draw(q, m, drawn, words_.data() + shape_.child_begin[size_t(slot)], chosen);
     }
     ++hits;
     at(out_.first_child, b)[node] = int32_t(size_);
-    for (int i = 0; i < count; ++i) {
-      append(b, node, shape_.child_begin[size_t(slot)] + i, c.ids[chosen[i]], i + 1 == count);
+    for (int i = 0; i < drawn; ++i) {
+      append(b, node, shape_.child_begin[size_t(slot)] + i, entry.ids[chosen[i]], i + 1 == drawn);
     }
   }
 
@@ -192,15 +213,16 @@ class Filler {
     tokens_[node] = token, slots_[node] = slot, depths_[node] = depths_[parent] + 1;
     at(out_.parents, b)[node] = int32_t(parent);
     at(out_.next_sibling, b)[node] = last ? -1 : int32_t(node + 1);
-    int64_t* ancestors = out_.ancestors + b * nodes_ * words;
-    std::copy(ancestors + parent * words, ancestors + (parent + 1) * words,
-              ancestors + node * words);
-    auto& word = ancestors[node * words + node / 64];
-    word = int64_t(uint64_t(word) | uint64_t(1) << (node % 64));
+    int64_t *theirs = out_.ancestors + (b * nodes_ + parent) * words,
+            *own = out_.ancestors + (b * nodes_ + node) * words;
+    own[0] = theirs[0];
+    if (words == 2) own[1] = theirs[1];  // a call of memcpy would be most of this function
+    if (words > 2) std::memcpy(own, theirs, size_t(words) * sizeof *own);
+    own[node / 64] = int64_t(uint64_t(own[node / 64]) | uint64_t(1) << (node % 64));
     if (shape_.child_count[size_t(slot)] == 0) return;
-    int32_t* own = history_.data() + node * order_;
-    std::memcpy(own, history_.data() + parent * order_ + 1, size_t(order_ - 1) * sizeof *own);
-    own[order_ - 1] = token;
+    History& history = history_[size_t(node)];
+    std::memcpy(history.tokens, history_[size_t(parent)].tokens + 1, 4 * (kMaxOrder - 1));
+    history.tokens[kMaxOrder - 1] = token;
   }
 
   void finish(int64_t b) {
@@ -222,9 +244,10 @@ class Filler {
   const DraftArrays& out_;
   const int order_;
   const int64_t nodes_, k_;
-  std::vector<int32_t> history_;  // [nodes, order]: the tokens that end with the node
+  std::vector<History> history_;  // [nodes]: the tokens that end with the node
   std::vector<uint64_t> keys_;    // [nodes, 2 tables, orders]
   std::vector<Found> found_;      // [nodes]
+  std::vector<uint32_t> words_;   // [nodes]: by slot
   const NgramTable* tables_[2] = {};
   int64_t size_ = 0;
   int len_ = 0;

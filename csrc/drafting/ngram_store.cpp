@@ -2,23 +2,10 @@
 
 #include <sys/mman.h>
 
-#include <algorithm>
 #include <cstring>
 #include <new>
 
 namespace thrifty::drafting {
-namespace {
-
-std::atomic_ref<uint64_t> word(const char* at) {
-  return std::atomic_ref<uint64_t>(*reinterpret_cast<uint64_t*>(const_cast<char*>(at)));
-}
-std::atomic_ref<uint32_t> half(const char* at) {
-  return std::atomic_ref<uint32_t>(*reinterpret_cast<uint32_t*>(const_cast<char*>(at)));
-}
-uint64_t pair(uint32_t low, uint32_t high) { return uint64_t(low) | uint64_t(high) << 32; }
-
-}  // namespace
-
 NgramStore::NgramStore(const NgramOptions& options) {
   bytes_ = bytes_of(options.capacity, options.k);
   // Pages are zero and take memory when they are first touched.
@@ -55,48 +42,22 @@ void NgramStore::attach() {
 
 NgramStore::~NgramStore() { munmap(region_, size_t(bytes_)); }
 
-bool NgramStore::read(int64_t slot, uint64_t key, NgramEntry& entry) const {
-  const char* at = slot_at(slot);
-  for (int tries = 0; tries < 64; ++tries) {
-    const uint32_t version = half(at).load(std::memory_order_acquire);
-    if (version & 1) continue;
-    load(at, entry);
-    std::atomic_thread_fence(std::memory_order_acquire);
-    if (half(at).load(std::memory_order_relaxed) != version) continue;
-    return key_ref(uint64_t(slot)).load(std::memory_order_relaxed) == key;
-  }
-  return false;  // written again and again: as good as unknown
-}
-
-void NgramStore::load(const char* at, NgramEntry& entry) const {
-  const auto relaxed = std::memory_order_relaxed;
-  entry.count = uint32_t(word(at).load(relaxed) >> 32);
-  const uint64_t second = word(at + 8).load(relaxed);
-  entry.age = uint32_t(second);
-  entry.m = std::min(int(second >> 32), k_);
-  uint64_t words[kMaxK];
-  for (int i = 0; i < k_; ++i) words[i] = word(at + 8 * (kHeadWords + i)).load(relaxed);
-  const char* copied = reinterpret_cast<const char*>(words);
-  std::memcpy(entry.ids, copied, size_t(k_) * 4);
-  std::memcpy(entry.probs, copied + k_ * 4, size_t(k_) * 4);
-}
-
 // The caller holds the bucket's lock.
 void NgramStore::publish(int64_t slot, uint64_t key, const NgramEntry& entry) {
-  const auto relaxed = std::memory_order_relaxed;
+  constexpr auto relaxed = std::memory_order_relaxed;
   char* at = slot_at(slot);
-  uint64_t words[kMaxK];
-  char* copy = reinterpret_cast<char*>(words);
-  std::memcpy(copy, entry.ids, size_t(k_) * 4);
-  std::memcpy(copy + k_ * 4, entry.probs, size_t(k_) * 4);
-  const uint32_t version = half(at).load(relaxed);
-  half(at).store(version + 1, relaxed);
+  const uint32_t version = lane<uint32_t>(at, 0).load(relaxed);
+  lane<uint32_t>(at, 0).store(version + 1, relaxed);
   std::atomic_thread_fence(std::memory_order_release);
   key_ref(uint64_t(slot)).store(key, relaxed);
-  half(at + 4).store(entry.count, relaxed);
-  word(at + 8).store(pair(entry.age, uint32_t(entry.m)), relaxed);
-  for (int i = 0; i < k_; ++i) word(at + 8 * (kHeadWords + i)).store(words[i], relaxed);
-  half(at).store(version + 2, std::memory_order_release);
+  lane<uint32_t>(at, 1).store(entry.count, relaxed);
+  lane<uint32_t>(at, 2).store(entry.age, relaxed);
+  lane<uint32_t>(at, 3).store(uint32_t(entry.m), relaxed);
+  for (int i = 0; i < k_; ++i) {  // zeros behind the pairs, so that equal tables are equal files
+    lane<int32_t>(at, kIds + i).store(i < entry.m ? entry.ids[i] : 0, relaxed);
+    lane<float>(at, kIds + k_ + i).store(i < entry.m ? entry.probs[i] : 0, relaxed);
+  }
+  lane<uint32_t>(at, 0).store(version + 2, std::memory_order_release);
 }
 
 // A free slot of the key's bucket, else the one with the lowest (count, age).
@@ -108,8 +69,8 @@ int64_t NgramStore::choose(uint64_t key, Place& place) const {
   for (int i = 0; i < kBucket; ++i) {
     const int64_t slot = int64_t(first) + i;
     if (this->key(slot) == 0) return slot;
-    const uint64_t count = half(slot_at(slot) + 4).load(std::memory_order_relaxed);
-    const uint64_t age = half(slot_at(slot) + 8).load(std::memory_order_relaxed);
+    const uint64_t count = lane<uint32_t>(slot_at(slot), 1).load(std::memory_order_relaxed);
+    const uint64_t age = lane<uint32_t>(slot_at(slot), 2).load(std::memory_order_relaxed);
     const uint64_t worth = count << 32 | age;
     if (victim < 0 || worth < lowest) victim = slot, lowest = worth;
   }

@@ -12,6 +12,7 @@
 #pragma once
 
 #include <atomic>
+#include <bit>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -19,6 +20,7 @@
 namespace thrifty::drafting {
 
 constexpr int kMaxK = 14, kMaxOrder = 8, kBucket = 8;
+constexpr int kLanes = 16;  // of a slot in registers: whole vectors
 constexpr int64_t kHeaderBytes = 4096, kStripes = 256;
 // Pairs below this are dropped: they would never be drawn, and running means would end as
 // subnormals.
@@ -34,8 +36,8 @@ struct NgramOptions {
 struct NgramEntry {
   uint32_t count = 0, age = 0;
   int m = 0;
-  int32_t ids[kMaxK] = {};
-  float probs[kMaxK] = {};
+  int32_t ids[kLanes] = {};  // those from m on mean nothing
+  float probs[kLanes] = {};  // those from m on are 0
 };
 
 // First page of the region. Counters are changed through atomic_ref.
@@ -88,24 +90,37 @@ class NgramStore {
   void prefetch_keys(uint64_t key) const { __builtin_prefetch(keys_ + bucket(key)); }
   void prefetch_slot(int64_t slot) const {
     __builtin_prefetch(slot_at(slot));
-    __builtin_prefetch(slot_at(slot) + stride_ - 8);
+    __builtin_prefetch(slot_at(slot) + stride_ - 1);
   }
 
   uint64_t bucket_number(uint64_t key) const { return bucket(key) / kBucket; }
 
-  // The slot of a key, -1 when there is none.
+  // The slot of a key, -1 when there is none. Without branches on single keys: which one matches
+  // cannot be predicted.
   int64_t find(uint64_t key) const {
     const uint64_t first = bucket(key);
+    uint32_t match = 0;
+#pragma GCC unroll 8
     for (int i = 0; i < kBucket; ++i) {
-      if (key_ref(first + uint64_t(i)).load(std::memory_order_relaxed) == key) {
-        return int64_t(first) + i;
-      }
+      const bool same = key_ref(first + uint64_t(i)).load(std::memory_order_relaxed) == key;
+      match |= uint32_t(same) << i;
     }
-    return -1;
+    return match != 0 ? int64_t(first) + std::countr_zero(match) : -1;
   }
 
   // A copy of what the slot holds for this key; false when it holds another key by now.
-  bool read(int64_t slot, uint64_t key, NgramEntry& entry) const;
+  bool read(int64_t slot, uint64_t key, NgramEntry& entry) const {
+    const char* at = slot_at(slot);
+    for (int tries = 0; tries < 64; ++tries) {
+      const uint32_t version = lane<uint32_t>(at, 0).load(std::memory_order_acquire);
+      if (version & 1) continue;
+      load(at, entry);
+      std::atomic_thread_fence(std::memory_order_acquire);
+      if (lane<uint32_t>(at, 0).load(std::memory_order_relaxed) != version) continue;
+      return key_ref(uint64_t(slot)).load(std::memory_order_relaxed) == key;
+    }
+    return false;  // written again and again: as good as unknown
+  }
 
   // Replaces what is known of a key: change(entry) gets an entry of count 0 for a new one. Under
   // the bucket's lock.
@@ -155,8 +170,8 @@ class NgramStore {
   }
 
  private:
-  // A slot: version, count, age, m as four words of 32 bits, ids[k], probs[k].
-  static constexpr int kHeadWords = 2;
+  // A slot in words of 32 bits: version, count, age, m, ids[k], probs[k].
+  static constexpr int kIds = 4;
 
   void attach();
   uint64_t bucket(uint64_t key) const { return key & mask_; }
@@ -165,7 +180,21 @@ class NgramStore {
   }
   char* slot_at(int64_t slot) const { return slots_ + slot * stride_; }
   int64_t choose(uint64_t key, Place& place) const;
-  void load(const char* at, NgramEntry& entry) const;
+  template <class T>
+  static std::atomic_ref<T> lane(const char* at, int i) {
+    return std::atomic_ref<T>(reinterpret_cast<T*>(const_cast<char*>(at))[i]);
+  }
+  void load(const char* at, NgramEntry& entry) const {
+    constexpr auto relaxed = std::memory_order_relaxed;
+    entry.count = lane<uint32_t>(at, 1).load(relaxed);
+    entry.age = lane<uint32_t>(at, 2).load(relaxed);
+    entry.m = int(lane<uint32_t>(at, 3).load(relaxed));
+    if (entry.m > k_) entry.m = k_;
+    for (int i = 0; i < k_; ++i) {
+      entry.ids[i] = lane<int32_t>(at, kIds + i).load(relaxed);
+      entry.probs[i] = lane<float>(at, kIds + k_ + i).load(relaxed);
+    }
+  }
   void publish(int64_t slot, uint64_t key, const NgramEntry& entry);
 
   char* region_ = nullptr;

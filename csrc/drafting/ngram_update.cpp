@@ -7,44 +7,41 @@
 namespace thrifty::drafting {
 namespace {
 
-// Keeps the k best pairs in descending order; of equal ones the first added stays first.
-struct Best {
-  explicit Best(int k) : k(k) {}
-  void add(int32_t id, float prob) {
-    if (prob < kSmallestProb || (entry.m == k && prob <= entry.probs[k - 1])) return;
-    int at = entry.m < k ? entry.m++ : k - 1;
+// entry <- old_weight entry + new_weight (ids, probs), the k largest in descending order, of equal
+// ones the older first; null probs are ones.
+void mix(NgramEntry& entry, int k, float old_weight, float new_weight, const int32_t* ids,
+         const float* probs, int64_t width) {
+  int32_t all_ids[2 * kMaxK];
+  float all_probs[2 * kMaxK];
+  const int old = entry.m;
+  for (int i = 0; i < old; ++i) {
+    all_ids[i] = entry.ids[i], all_probs[i] = old_weight * entry.probs[i];
+  }
+  int total = old;
+  for (int j = 0; j < k && j < width && ids[j] >= 0; ++j) {
+    const float prob = new_weight * (probs != nullptr ? probs[j] : 1.0f);
+    int at = j;  // a context's tokens mostly keep their order
+    if (at >= old || all_ids[at] != ids[j]) {
+      for (at = 0; at < old && all_ids[at] != ids[j];) ++at;
+    }
+    if (at < old) {
+      all_probs[at] += prob;
+    } else {
+      all_ids[total] = ids[j], all_probs[total] = prob, ++total;
+    }
+  }
+  // Insertion: both halves come sorted, or nearly.
+  int m = 0;
+  for (int i = 0; i < total; ++i) {
+    const float prob = all_probs[i];
+    if (prob < kSmallestProb || (m == k && prob <= entry.probs[k - 1])) continue;
+    int at = m < k ? m++ : k - 1;
     for (; at > 0 && entry.probs[at - 1] < prob; --at) {
       entry.probs[at] = entry.probs[at - 1], entry.ids[at] = entry.ids[at - 1];
     }
-    entry.probs[at] = prob, entry.ids[at] = id;
+    entry.probs[at] = prob, entry.ids[at] = all_ids[i];
   }
-  NgramEntry entry;
-  int k;
-};
-
-// entry <- old_weight entry + new_weight (ids, probs); null probs are ones.
-void mix(NgramEntry& entry, int k, float old_weight, float new_weight, const int32_t* ids,
-         const float* probs, int64_t width) {
-  float fresh[kMaxK];
-  bool known[kMaxK] = {};
-  const int n = int(std::min<int64_t>(width, k));
-  int used = 0;
-  for (; used < n && ids[used] >= 0; ++used) {
-    fresh[used] = new_weight * (probs != nullptr ? probs[used] : 1.0f);
-  }
-  Best best(k);
-  for (int i = 0; i < entry.m; ++i) {
-    float prob = old_weight * entry.probs[i];
-    for (int j = 0; j < used; ++j) {
-      if (ids[j] == entry.ids[i]) prob += fresh[j], known[j] = true;
-    }
-    best.add(entry.ids[i], prob);
-  }
-  for (int j = 0; j < used; ++j) {
-    if (!known[j]) best.add(ids[j], fresh[j]);
-  }
-  best.entry.count = entry.count;
-  entry = best.entry;
+  entry.m = m;
 }
 
 // The running mean (P2 of STAND).

@@ -51,8 +51,9 @@ class SparseResidual {
     return false;
   }
 
-  // A token of what is left; `row` is the one that it was started with.
-  THRIFTY_DEVICE int32_t draw(const TargetRow<T>& row, int64_t seed, int64_t position) {
+  // A token of what is left, if it lies in the support; else -1, and `last` receives the last that
+  // p gives mass, or -1, for the case that nothing lies outside.
+  THRIFTY_DEVICE int32_t choose(int64_t seed, int64_t position, int32_t& last) {
     normalise();
     const double u = uniforms(seed, position, Stream::kCoins, kResidualCoin).u;
     Search search(u);
@@ -60,12 +61,9 @@ class SparseResidual {
       const int64_t i = batch * kWarpSize + lane_index();
       search.offer(i < n_ && ids_[i] >= 0 ? p_[i] : 0, int(batch));
     }
-    const int64_t at = int64_t(search.batch()) * kWarpSize + search.lane();
-    if (search.found()) return ids_[at];
-    const int32_t token = row.draw_outside(ids_, n_, seed, position);
-    if (token >= 0) return token;
-    // Nothing is outside, and u lies in the rounding above the sum: the last that p gives mass.
-    return search.batch() >= 0 ? ids_[at] : row.argmax();
+    const bool any = search.batch() >= 0;
+    last = any ? ids_[int64_t(search.batch()) * kWarpSize + search.lane()] : -1;
+    return search.found() ? last : -1;
   }
 
   // For block verification: p <- max(share p - q, 0), not normalised; returns its sum.

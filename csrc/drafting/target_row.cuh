@@ -18,7 +18,7 @@ constexpr uint32_t kResidualCoin = 1u << 20;
 // 0.
 struct TargetLaw {
   double log_mass = 0;
-  int32_t best = -1;  // at T = 0
+  int32_t best = -1;  // token of the largest logit, where it is wanted
   int32_t good = 0;   // no NaN, no +inf, some finite logit
 };
 
@@ -30,6 +30,7 @@ struct Target {
   BlockMass* kept = nullptr;
   const float* max = nullptr;
   TargetLaw* laws = nullptr;  // [rows]
+  bool greedy = false;        // the largest logit is wanted at any T
 };
 
 template <class T>
@@ -39,9 +40,10 @@ THRIFTY_DEVICE TargetLaw target_law(const Target& target, int64_t row) {
   const RowTotal total = row_total(target.kept + row * blocks, blocks);
   TargetLaw law{total.log(), -1, all.sum == all.sum && total.sum > 0};
   const RowReader<T> reader(target.rows, row);
-  if (law.good && reader.greedy) {
+  if (law.good && (reader.greedy || target.greedy)) {
     const Pick best = largest_kept(reader, target.max + row * blocks, blocks);
-    law.best = int32_t(best.token), law.log_mass = double(best.logit);
+    law.best = int32_t(best.token);
+    if (reader.greedy) law.log_mass = double(best.logit);
   }
   return law;
 }
@@ -62,10 +64,6 @@ class TargetRow {
   THRIFTY_DEVICE bool good() const { return law_.good; }
   THRIFTY_DEVICE double log_mass() const { return law_.log_mass; }
   THRIFTY_DEVICE int32_t argmax() const { return law_.best; }
-  // The same whatever T is.
-  THRIFTY_DEVICE int32_t largest() const {
-    return reader_.greedy ? law_.best : int32_t(largest_kept(reader_, max_, blocks_).token);
-  }
   THRIFTY_DEVICE int64_t blocks() const { return blocks_; }
   THRIFTY_DEVICE int64_t vocab() const { return reader_.view.vocab; }
 
@@ -81,10 +79,23 @@ class TargetRow {
     return exp(double(logit) * reader_.log_scale() - law_.log_mass);
   }
 
-  // Of token `id`, whose logit is known, at any T.
-  THRIFTY_DEVICE double prob_at(int64_t id, float logit) const {
-    if (reader_.greedy) return id == law_.best ? 1 : 0;
-    return prob_of(logit);
+  // p of a block's tokens from float32 weights, as the lane holds them.
+  struct BlockProbs {
+    Relative relative;
+    uint32_t keep;
+    float unit;
+    int64_t best, block;  // at T = 0
+
+    THRIFTY_DEVICE float of(const BlockValues& values, int i) const {
+      if (best >= 0) return token_of(block, i) == best ? 1 : 0;
+      return keep >> i & 1 ? relative.weight(values.value[i]) * unit : 0.0f;
+    }
+  };
+  THRIFTY_DEVICE BlockProbs probs(const BlockValues& values, int64_t block) const {
+    const uint32_t keep = reader_.keep(values, block);
+    const Relative relative(block_max(values, keep), reader_.view.scale);
+    const auto unit = float(exp(relative.exponent * kLog2 - law_.log_mass));
+    return {relative, keep, unit, reader_.greedy ? int64_t(law_.best) : -1, block};
   }
   THRIFTY_DEVICE const RowView<T>& view() const { return reader_.view; }
 
@@ -101,9 +112,6 @@ class TargetRow {
     draws.remove_all(ids, n);
     const Uniforms random = uniforms(seed, position, Stream::kDraws, 0);
     return int32_t(draws.draw(random.u, random.v).token);
-  }
-  THRIFTY_DEVICE int32_t draw(int64_t seed, int64_t position) const {
-    return draw_outside(nullptr, 0, seed, position);
   }
 
   // The k most probable, padded with -1 and 0.

@@ -98,14 +98,20 @@ __global__ void __launch_bounds__(kRowWarps* kWarpSize) chain_shares_kernel(Chai
   }
 }
 
-// max(share p - q, 0) of the lane's i-th token of a block; 0 beyond the vocabulary.
+// max(share p - q, 0) of the lane's tokens of a block; 0 beyond the vocabulary.
 template <class T>
-THRIFTY_DEVICE double excess_of(const TargetRow<T>& row, const BlockValues& values, const float* q,
-                                int64_t block, int i, double share) {
-  const int64_t token = token_of(block, i);
-  if (token >= row.vocab()) return 0;
-  return fmax(share * row.prob_at(token, values.value[i]) - double(load_readonly(q + token)), 0.0);
-}
+struct BlockExcess {
+  typename TargetRow<T>::BlockProbs probs;
+  const float* q;
+  int64_t vocab;
+  double share;
+
+  THRIFTY_DEVICE double of(const BlockValues& values, int i) const {
+    const int64_t token = token_of(probs.block, i);
+    if (token >= vocab) return 0;
+    return fmax(share * double(probs.of(values, i)) - double(load_readonly(q + token)), 0.0);
+  }
+};
 
 template <class T>
 __global__ void __launch_bounds__(kRowWarps* kWarpSize) chain_excess_kernel(ChainArgs args) {
@@ -120,13 +126,13 @@ __global__ void __launch_bounds__(kRowWarps* kWarpSize) chain_excess_kernel(Chai
   if (share > 0 && row.good()) {
     const float* const q = chain.q(i);
     const BlockValues values = load_block(row.view(), block);
-#pragma unroll 1
+    const BlockExcess<T> excess{row.probs(values, block), q, row.vocab(), share};
+#pragma unroll
     for (int v = 0; v < kLaneValues; ++v) {
+      left += excess.of(values, v);
       const int64_t token = token_of(block, v);
       if (token < row.vocab()) mass += double(load_readonly(q + token));
     }
-#pragma unroll
-    for (int v = 0; v < kLaneValues; ++v) left += excess_of(row, values, q, block, v, share);
   }
   left = warp_sum(left), mass = warp_sum(mass);
   if (lane_index() == 0) args.excess[at] = {left, mass};
@@ -145,11 +151,17 @@ class Chain {
 
   THRIFTY_DEVICE void walk() {
     status_ = c_.usable() ? kGood : kBadDraft;
-    int64_t accepted = 0, opened = 0;
+    int64_t accepted = 0;
     int32_t last = -1;
-    if (status_ == kGood) {
-      const bool block = c_.call.block && c_.call.q;
-      last = block ? block_wise(accepted, opened) : token_wise(accepted);
+    while (status_ == kGood) {
+      const Ending ending =
+          c_.call.block && c_.call.q ? block_wise(accepted) : token_wise(accepted);
+      if (status_ != kGood) break;
+      last = draw(ending, accepted);
+      // Without q a token is drawn first, and the drafted one is taken where it is the same.
+      const bool same = !c_.call.q && accepted < c_.length && last == c_.tokens[accepted];
+      if (!same) break;
+      ++accepted;
     }
     const int64_t length = status_ == kGood ? accepted + 1 : 0, width = c_.call.length + 1;
     for (int64_t i = lane_index(); i < width; i += kWarpSize) {
@@ -169,27 +181,44 @@ class Chain {
     return row;
   }
 
-  // Each token by itself; returns the one behind the accepted ones.
-  THRIFTY_DEVICE int32_t token_wise(int64_t& accepted) {
+  // How the token behind the accepted ones is drawn: from p, from what is left of it where q is
+  // sparse, or where it is dense.
+  struct Ending {
+    enum { kPlain, kSparse, kDense } kind = kPlain;
+    double share = 1;
+  };
+
+  THRIFTY_DEVICE int32_t draw(const Ending& ending, int64_t i) {
+    const TargetRow<T> row = open(i);
+    const int64_t position = offset_ + i;
+    int32_t token = -1, last = -1;
+    const int32_t* support = nullptr;
+    if (ending.kind == Ending::kSparse) {
+      support = c_.q_ids(i);
+      token = sparse_.choose(seed_, position, last);
+    } else if (ending.kind == Ending::kDense) {
+      token = draw_dense(row, i, ending.share, position);
+    }
+    if (token >= 0 || status_ != kGood) return token;
+    token = row.draw_outside(support, support ? c_.call.support : 0, seed_, position);
+    return token >= 0 ? token : last >= 0 ? last : row.argmax();
+  }
+
+  // Each token by itself.
+  THRIFTY_DEVICE Ending token_wise(int64_t& accepted) {
     for (;; ++accepted) {
-      const int64_t i = accepted, position = offset_ + i;
+      const int64_t i = accepted;
       const TargetRow<T> row = open(i);
-      if (status_ != kGood) return -1;
-      if (i == c_.length) return row.draw(seed_, position);
-      if (!c_.call.q) {
-        const int32_t token = row.draw(seed_, position);
-        if (token != c_.tokens[i]) return token;
-        continue;
-      }
-      const double coin = uniforms(seed_, position, Stream::kCoins, 0).u;
+      if (status_ != kGood || i == c_.length || !c_.call.q) return {};
+      const double coin = uniforms(seed_, offset_ + i, Stream::kCoins, 0).u;
       if (c_.sparse()) {
         sparse_.start(row, c_.q_ids(i), c_.q(i), c_.call.support);
-        if (!sparse_.accept(c_.tokens[i], coin)) return sparse_.draw(row, seed_, position);
+        if (!sparse_.accept(c_.tokens[i], coin)) return {Ending::kSparse};
         continue;
       }
       const double share = c_.drafted_q(i);
-      if (!(share > 0)) return row.draw(seed_, position);  // q cannot have given it
-      if (!(coin * share < row.prob(c_.tokens[i]))) return draw_dense(row, i, 1, position);
+      if (!(share > 0)) return {};  // q cannot have given it
+      if (!(coin * share < row.prob(c_.tokens[i]))) return {Ending::kDense};
     }
   }
 
@@ -205,7 +234,7 @@ class Chain {
     return fabs(mass - 1) < 0.01 ? left : NAN;
   }
 
-  // The first token whose running sum passes u times the whole.
+  // The first token whose running sum passes u times the whole; -1 where p <= q up to rounding.
   THRIFTY_DEVICE int32_t draw_dense(const TargetRow<T>& row, int64_t i, double share,
                                     int64_t position) {
     const double whole = dense_sum(i);
@@ -221,27 +250,24 @@ class Chain {
       const int64_t block = batch * kWarpSize + lane_index();
       outer.offer(block < blocks ? parts[block].left : 0, int(batch));
     }
-    if (outer.batch() < 0) return row.draw(seed_, position);  // p <= q up to rounding
+    if (outer.batch() < 0) return -1;
     const int64_t block = int64_t(outer.batch()) * kWarpSize + outer.lane();
     const BlockValues values = load_block(row.view(), block);
-    double shares[kBlockChunks];
+    const BlockExcess<T> excess{row.probs(values, block), c_.q(i), row.vocab(), share};
     Search inner(target - outer.base());
 #pragma unroll
     for (int chunk = 0; chunk < kBlockChunks; ++chunk) {
-      shares[chunk] = 0;
+      double sum = 0;
 #pragma unroll
-      for (int j = 0; j < kLaneTokens; ++j) {
-        shares[chunk] += excess_of(row, values, c_.q(i), block, chunk * kLaneTokens + j, share);
-      }
-      inner.offer(shares[chunk], chunk);
+      for (int j = 0; j < kLaneTokens; ++j) sum += excess.of(values, chunk * kLaneTokens + j);
+      inner.offer(sum, chunk);
     }
     double sum = inner.base();
     int32_t token = -1;
     bool passed = false;
 #pragma unroll
     for (int v = 0; v < kLaneValues; ++v) {
-      if (v / kLaneTokens != inner.batch()) continue;
-      const double part = excess_of(row, values, c_.q(i), block, v, share);
+      const double part = v / kLaneTokens == inner.batch() ? excess.of(values, v) : 0;
       sum += part;
       if (part > 0 && !passed) {
         token = int32_t(token_of(block, v));
@@ -254,34 +280,30 @@ class Chain {
   // The last i with coin u_i < h_i is taken, h_n = p_n, else h_i = r_i / (r_i + 1 - p_i), r_i the
   // sum of max(p_i p - q, 0) at the row behind x_i. Coins are all those of the first position: of
   // later ones the next call may be the owner.
-  THRIFTY_DEVICE int32_t block_wise(int64_t& accepted, int64_t& opened) {
-    double joint = 1, joint_accepted = 1;
+  THRIFTY_DEVICE Ending block_wise(int64_t& accepted) {
+    double joint_accepted = 1;
     open(0);
-    for (opened = 0; opened < c_.length && status_ == kGood; ++opened) {
-      const int64_t i = opened;
-      joint = a_.shares[c_.row(i + 1)];
+    for (int64_t i = 0; i < c_.length && status_ == kGood; ++i) {
+      const double joint = a_.shares[c_.row(i + 1)];
       if (!(joint > 0)) break;
       const TargetRow<T> row = open(i + 1);
-      if (status_ != kGood) return -1;
+      if (status_ != kGood) return {};
       double chance = joint;
       if (i + 1 < c_.length) {
         const double left = c_.sparse() ? subtract(row, i + 1, joint) : dense_sum(i + 1);
         if (left != left) {
           status_ = kBadDraft;
-          return -1;
+          return {};
         }
         chance = left > 0 ? left / (left + 1 - joint) : 0;
       }
       const double coin = uniforms(seed_, offset_, Stream::kCoins, uint32_t(i)).u;
       if (coin < chance) accepted = i + 1, joint_accepted = joint;
     }
-    if (status_ != kGood) return -1;
-    const TargetRow<T> row = open(accepted);
-    const int64_t position = offset_ + accepted;
-    if (accepted == c_.length) return row.draw(seed_, position);
-    if (!c_.sparse()) return draw_dense(row, accepted, joint_accepted, position);
-    subtract(row, accepted, joint_accepted);
-    return sparse_.draw(row, seed_, position);
+    if (status_ != kGood || accepted == c_.length) return {};
+    if (!c_.sparse()) return {Ending::kDense, joint_accepted};
+    subtract(open(accepted), accepted, joint_accepted);
+    return {Ending::kSparse};
   }
 
   THRIFTY_DEVICE double subtract(const TargetRow<T>& row, int64_t i, double share) {

@@ -40,11 +40,22 @@ class Walker {
         status = kBadLogits;
         break;
       }
-      int32_t child = -1;
       const bool deeper = length < c_.max_depth;
-      const int32_t token = c_.rule == Rule::kRecursive && deeper
-                                ? recursive(row, node, offset_ + length, child)
-                                : matching(row, node, offset_ + length, child, deeper);
+      const int64_t position = offset_ + length;
+      int32_t child = -1, token = -1, last = -1;
+      const int32_t* support = nullptr;
+      if (c_.rule == Rule::kRecursive && deeper && first_child_[node] >= 0) {
+        support = c_.q_ids + (b_ * c_.nodes + node) * c_.support;
+        child = accepted_child(row, node, support, position);
+        token = child >= 0 ? tokens_[child] : residual_.choose(seed_, position, last);
+      } else if (c_.rule == Rule::kGreedy) {
+        token = row.argmax();
+      }
+      if (token < 0) {
+        token = row.draw_outside(support, support ? c_.support : 0, seed_, position);
+        if (token < 0) token = last >= 0 ? last : row.argmax();
+      }
+      if (c_.rule != Rule::kRecursive && deeper) child = matching_child(node, token);
       emit(length++, token, node);
       node = child;
     }
@@ -90,32 +101,23 @@ class Walker {
     return warp_all(good);
   }
 
-  THRIFTY_DEVICE int32_t recursive(const TargetRow<T>& row, int32_t node, int64_t position,
-                                   int32_t& child) {
-    if (first_child_[node] < 0) return row.draw(seed_, position);
-    const int64_t at = (b_ * c_.nodes + node) * c_.support;
-    residual_.start(row, c_.q_ids + at, c_.q + at, c_.support);
+  // The recursive rule: the first child that is accepted, -1 where none is.
+  THRIFTY_DEVICE int32_t accepted_child(const TargetRow<T>& row, int32_t node,
+                                        const int32_t* support, int64_t position) {
+    residual_.start(row, support, c_.q + (support - c_.q_ids), c_.support);
     uint32_t coin = 0;
     for (int32_t c = first_child_[node]; c >= 0; c = next_sibling_[c]) {
       if (residual_.accept(tokens_[c], uniforms(seed_, position, Stream::kCoins, coin++).u)) {
-        child = c;
-        return tokens_[c];
+        return c;
       }
     }
-    return residual_.draw(row, seed_, position);
+    return -1;
   }
 
-  // A token first, then the child that is it.
-  THRIFTY_DEVICE int32_t matching(const TargetRow<T>& row, int32_t node, int64_t position,
-                                  int32_t& child, bool deeper) const {
-    const int32_t token = c_.rule == Rule::kGreedy ? row.largest() : row.draw(seed_, position);
-    for (int32_t c = deeper ? first_child_[node] : -1; c >= 0; c = next_sibling_[c]) {
-      if (tokens_[c] == token) {
-        child = c;
-        break;
-      }
-    }
-    return token;
+  THRIFTY_DEVICE int32_t matching_child(int32_t node, int32_t token) const {
+    int32_t c = first_child_[node];
+    while (c >= 0 && tokens_[c] != token) c = next_sibling_[c];
+    return c;
   }
 
   const TreeArgs& a_;
@@ -181,7 +183,8 @@ LaunchStatus verify_tree(const VerifyTree& call, const VerifyOut& out, void* mem
   const RowFilters filters = filters_of(call.settings);
   const LaunchStatus status = measure_rows(rows, filters, filters.any(), measures, stream);
   if (!status.ok()) return status;
-  const Target target{rows, measures.all, measures.kept, measures.max, scratch.laws};
+  const Target target{rows,         measures.all, measures.kept,
+                      measures.max, scratch.laws, call.rule == Rule::kGreedy};
   const cudaError_t error = launch_target_laws(target, stream);
   if (error != cudaSuccess) return {error, "target_laws"};
   const TreeArgs args{target, call, scratch.residual, out};

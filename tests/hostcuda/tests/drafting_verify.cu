@@ -373,4 +373,133 @@ TEST(tree_law) {
   expect(square < 40.6, "chi-square with 7 degrees of freedom: " + std::to_string(square));
 }
 
+// --- verify_chain
+// ---------------------------------------------------------------------------------
+
+namespace {
+
+enum class Q { kNone, kSparse, kDense };
+
+struct ChainCase {
+  Q q = Q::kSparse;
+  bool block = false, lens = true;
+  int64_t batch = 5, vocab = 50;
+  Setting setting = {};
+  unsigned seed = 1;
+  std::function<void(std::vector<float>& values, std::vector<int32_t>& tokens,
+                     std::vector<int32_t>& ids, std::vector<float>& q)>
+      edit = nullptr;
+};
+
+// Chains of four tokens, likely ones, from supports of five.
+Bytes check_chain(const ChainCase& c, int64_t* accepted = nullptr) {
+  constexpr int64_t kLength = 4, kSupport = 5;
+  const Settings settings(c.batch, c.setting);
+  std::vector<float> values = logits_of(size_t(c.batch * (kLength + 1) * c.vocab), c.seed);
+  std::vector<int32_t> tokens, ids, lens;
+  std::vector<float> sparse, dense(size_t(c.batch * kLength * c.vocab), 0);
+  std::mt19937 random(c.seed);
+  for (int64_t b = 0; b < c.batch; ++b) {
+    lens.push_back(int32_t(b % (kLength + 1)));
+    for (int64_t i = 0; i < kLength; ++i) {
+      float* row = values.data() + (b * (kLength + 1) + i) * c.vocab;
+      const auto first = int32_t(random() % unsigned(c.vocab - 4 * 9));
+      double sum = 0;
+      std::vector<float> weights;
+      for (int j = 0; j < kSupport; ++j) {
+        row[first + 9 * j] = 4 + float(random() % 100) / 50;
+        weights.push_back(1 + float(random() % 100) / 100);
+        sum += double(weights.back());
+      }
+      for (int j = 0; j < kSupport; ++j) {
+        ids.push_back(first + 9 * j);
+        sparse.push_back(float(double(weights[size_t(j)]) / sum));
+        dense[size_t((b * kLength + i) * c.vocab + ids.back())] = sparse.back();
+      }
+      tokens.push_back(first + 9 * int32_t(random() % kSupport));
+    }
+  }
+  std::vector<float> given = c.q == Q::kDense ? dense : sparse;
+  if (c.edit) c.edit(values, tokens, ids, given);
+  Buffer<float> logits(values), q(given);
+  Buffer<int32_t> t(tokens), i(ids), l(lens);
+  VerifyChain call;
+  call.logits = {logits.data(), Dtype::kFloat32,         c.batch, kLength + 1,
+                 c.vocab,       (kLength + 1) * c.vocab, c.vocab};
+  call.tokens = t.data(), call.lens = c.lens ? l.data() : nullptr;
+  call.length = kLength, call.block = c.block, call.k = 2, call.settings = settings.view();
+  if (c.q != Q::kNone) call.q = q.data(), call.support = c.vocab;
+  if (c.q == Q::kSparse) call.q_ids = i.data(), call.support = kSupport;
+  Verified got(c.batch, kLength + 1, kLength + 1, 2), want(c.batch, kLength + 1, kLength + 1, 2);
+  Buffer<unsigned char> scratch(size_t(verify_chain_scratch(call)));
+  expect_ok(cuda::verify_chain(call, got.out(), scratch.data(), nullptr).error);
+  drafting::verify_chain(call, want.out(), serial);
+  try {
+    expect_same(got, want);
+  } catch (const Failure& failure) {
+    throw Failure("q " + std::to_string(int(c.q)) + (c.block ? ", block" : ", token") +
+                  ", temperature " + std::to_string(c.setting.temperature) + ", seed " +
+                  std::to_string(c.seed) + ": " + failure.what());
+  }
+  for (const int32_t length : got.lengths.values()) {
+    if (accepted) *accepted += length - 1;
+  }
+  return got.bytes();
+}
+
+}  // namespace
+
+TEST(chain_methods) {
+  int64_t accepted = 0;
+  for (const Q q : {Q::kNone, Q::kSparse, Q::kDense}) {
+    for (const bool block : {false, true}) {
+      for (const Setting& setting : kSettings) {
+        for (unsigned seed = 1; seed <= 2; ++seed) {
+          check_chain({.q = q, .block = block, .lens = seed == 1, .setting = setting, .seed = seed},
+                      &accepted);
+        }
+      }
+    }
+  }
+  expect(accepted > 150, "drafts are accepted: " + std::to_string(accepted));
+}
+
+TEST(chain_large_rows) {
+  for (const bool block : {false, true}) {
+    check_chain({.q = Q::kDense, .block = block, .lens = false, .batch = 3, .vocab = 1500});
+    check_chain({.q = Q::kSparse, .block = block, .lens = false, .batch = 3, .vocab = 2100});
+  }
+}
+
+TEST(chain_schedules) {
+  for_few_schedules([] { return check_chain({.q = Q::kDense, .block = true, .lens = false}); });
+  for_few_schedules([] { return check_chain({.q = Q::kSparse, .lens = false}); });
+}
+
+TEST(chain_wrong_drafts) {
+  using V = std::vector<float>&;
+  using I = std::vector<int32_t>&;
+  const std::function<void(std::vector<float>&, std::vector<int32_t>&, std::vector<int32_t>&,
+                           std::vector<float>&)>
+      wrongs[] = {
+          [](V, I tokens, I, V) { tokens[0] = -1; },
+          [](V, I tokens, I, V) { tokens[1] = 2000000000; },
+          [](V, I tokens, I ids, V) { tokens[2] = (ids[10] + 1) % 50; },
+          [](V, I, I ids, V) { ids[3] = 50; },
+          [](V, I, I ids, V) { ids[3] = ids[2]; },
+          [](V, I tokens, I, V q) { q[size_t(tokens[0]) % 5] = NAN; },
+          [](V, I, I, V q) { q[2] = 3; },
+          [](V values, I, I, V) { values[60] = NAN; },
+          [](V values, I, I, V) { values[3] = INFINITY; },
+          [](V values, I, I, V) { std::fill_n(values.begin() + 50, 50, -INFINITY); },
+  };
+  for (const auto& wrong : wrongs) {
+    for (const Q q : {Q::kNone, Q::kSparse, Q::kDense}) {
+      for (const bool block : {false, true}) {
+        check_chain({.q = q, .block = block, .lens = false, .batch = 2, .edit = wrong});
+      }
+    }
+  }
+}
+
 }  // namespace thrifty::drafting::cuda::testing
