@@ -19,7 +19,11 @@ struct RowTotal {
 THRIFTY_DEVICE double relative_mass(const BlockMass& block, double exponent) {
   const double apart = block.exponent - exponent;
   if (apart < -1000 || block.sum == 0) return 0;
-  return apart == apart ? ldexp(double(block.sum), int(apart)) : NAN;
+  if (apart != apart) return NAN;
+  const uint64_t bits = uint64_t(int64_t(apart) + 1023) << 52;
+  double power;
+  memcpy(&power, &bits, sizeof(power));
+  return double(block.sum) * power;
 }
 
 THRIFTY_DEVICE RowTotal row_total(const BlockMass* masses, int64_t blocks) {
