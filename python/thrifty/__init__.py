@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     import thrifty.numpy
     import thrifty.reference  # noqa: F401
     from thrifty.ensemble import *  # noqa: F403
+    from thrifty.moe import *  # noqa: F403
 
-FAMILIES = ("ensemble",)
+FAMILIES = ("ensemble", "moe")
 _MODULES = (*FAMILIES, "nn", "numpy", "reference")
 
 
