@@ -5,6 +5,7 @@
 
 namespace thrifty::python {
 void bind_ensemble(py::module_& m);
+void bind_moe(py::module_& m);
 }
 
 PYBIND11_MODULE(_native, m, pybind11::mod_gil_not_used()) {
@@ -17,4 +18,5 @@ PYBIND11_MODULE(_native, m, pybind11::mod_gil_not_used()) {
   });
   m.def("get_num_threads", &thrifty::get_num_threads);
   thrifty::python::bind_ensemble(m);
+  thrifty::python::bind_moe(m);
 }

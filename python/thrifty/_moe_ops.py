@@ -102,7 +102,7 @@ def _setup_grouped(ctx: Any, inputs: tuple, output: Tensor) -> None:
 def _group_of_rows(offs: Tensor, rows: int) -> Tensor:
     """The group of each row; rows behind the last offset get the number of groups."""
     at = torch.arange(rows, device=offs.device, dtype=offs.dtype)
-    return torch.searchsorted(offs, at, right=True)
+    return torch.searchsorted(offs.contiguous(), at, right=True)
 
 
 def _segment_sums(rows: Tensor, group: Tensor, groups: int) -> Tensor:

@@ -10,7 +10,8 @@ def bucket_sort(ids: Tensor, buckets: int) -> tuple[Tensor, Tensor]:
     ids = ids.long()
     inside = torch.where((ids >= 0) & (ids < buckets), ids, buckets)
     order = torch.sort(inside, dim=-1, stable=True).indices
-    counts = F.one_hot(inside, buckets + 1).sum(-2)[..., :buckets]
+    counts = inside.new_zeros(*ids.shape[:-1], buckets + 1)
+    counts = counts.scatter_add(-1, inside, torch.ones_like(inside))[..., :buckets]
     return order.int(), F.pad(counts.cumsum(-1), (1, 0)).int()
 
 
