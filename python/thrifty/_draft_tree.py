@@ -136,8 +136,9 @@ class DraftTree:
         if not 1 <= nodes <= MAX_NODES:
             _fail("nodes", f"1 to {MAX_NODES}", nodes)
         # (-worth, depth, path, the parent's worth): ties go to shallow nodes, then to low ranks.
-        heap = [(-chances[0], 1, (0,), 1.0)]
-        paths, scores = [], []
+        heap: list[tuple[float, int, tuple[int, ...], float]] = [(-chances[0], 1, (0,), 1.0)]
+        paths: list[tuple[int, ...]] = []
+        scores: list[float] = []
         while heap and len(paths) < nodes - 1:
             negative, depth, path, parent = heapq.heappop(heap)
             if negative == 0 or (max_depth is not None and depth > max_depth):

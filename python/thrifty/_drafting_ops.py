@@ -13,25 +13,23 @@ ops = torch.ops.thrifty
 @torch.library.register_fake("thrifty::row_stats")
 def _(logits, exclude, temperature, top_k, top_p, min_p, seed, offset, k):  # type: ignore[no-untyped-def]
     rows = logits.shape[0]
-    ints = {"dtype": torch.int32}
     return (
         logits.new_empty(rows, dtype=torch.float32),
-        logits.new_empty((rows, k), **ints),
+        logits.new_empty((rows, k), dtype=torch.int32),
         logits.new_empty((rows, k), dtype=torch.float32),
-        logits.new_empty(rows, **ints),
-        logits.new_empty(rows, **ints),
+        logits.new_empty(rows, dtype=torch.int32),
+        logits.new_empty(rows, dtype=torch.int32),
     )
 
 
 def _verified(logits: Tensor, batch: int, depth: int, rows: int, k: int) -> tuple[Tensor, ...]:
-    ints = {"dtype": torch.int32}
     return (
-        logits.new_empty((batch, depth + 1), **ints),
-        logits.new_empty(batch, **ints),
-        logits.new_empty((batch, depth + 1), **ints),
-        logits.new_empty((batch, rows, k), **ints),
+        logits.new_empty((batch, depth + 1), dtype=torch.int32),
+        logits.new_empty(batch, dtype=torch.int32),
+        logits.new_empty((batch, depth + 1), dtype=torch.int32),
+        logits.new_empty((batch, rows, k), dtype=torch.int32),
         logits.new_empty((batch, rows, k), dtype=torch.float32),
-        logits.new_empty(batch, **ints),
+        logits.new_empty(batch, dtype=torch.int32),
     )
 
 

@@ -5,6 +5,7 @@ Rows of 16 bits hold many equal logits, which top_p takes together, the oracle o
 compared in float32.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -39,7 +40,7 @@ def forbidden(make: Make) -> Call:
     return call
 
 
-ROW_STATS = {
+ROW_STATS: dict[str, Callable[[Make], Call]] = {
     "one block": lambda m: rows(m, vocab=700),
     "several blocks": rows,
     "one token": lambda m: rows(m, vocab=1),
@@ -53,7 +54,7 @@ ROW_STATS = {
     "excluded": excluded,
     "forbidden": forbidden,
 }
-CUTS = {
+CUTS: dict[str, Callable[[Make], Call]] = {
     "top_k": lambda m: rows(m, top_k=20),
     "top_p": lambda m: rows(m, top_p=0.9),
     "min_p": lambda m: rows(m, min_p=0.05),
