@@ -6,7 +6,8 @@ floor reads the logits once. Half of the tokens are allowed, at random: the hard
 since no word of it is 0 or all ones; "sparse" allows one in a hundred.
 
 A draw is random, so what is compared is the log-probability that its maker gives the token over the
-exact one in float64: 1, for a token that is allowed.
+exact one in float64: 1, for a token that is allowed. torch's float32 softmax adds up a row in a few
+sums of 16,000 terms and misses by 2e-5; the bound lets it pass.
 """
 
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from bench.bars import Bar
 from bench.harness import DTYPES, Case, Impl
 from bench.peers import require
 from thrifty.reference.sampling import unpack_token_bitmask
+from thrifty.sampling import MaskedSample
 
 VOCAB = 128_256
 SHARES = {"half": 0.5, "sparse": 0.01}
@@ -57,7 +59,7 @@ def rows_of(batch: int, dtype: str, share: float, scale: float = 3.0):
 
 def sample_thrifty(**filters: float):
     def factory(rows: Rows) -> Impl:
-        def call() -> thrifty.MaskedSample:
+        def call() -> MaskedSample:
             return thrifty.masked_sample(
                 rows.logits, rows.mask, seeds=rows.seeds, offsets=rows.offsets, **filters
             )
@@ -141,6 +143,7 @@ def sample(batch: int, dtype: str, share: str, tier: int, **filters: float) -> C
         oracle=lambda rows: torch.ones(batch, device=rows.logits.device),
         bytes=batch * VOCAB * (size + 1 / 8),
         flops=0.0,
+        tolerance=1e-4,
         tier=tier,
         size="B",
     )

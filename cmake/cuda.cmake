@@ -88,8 +88,9 @@ thrifty_say("CUDA kernels by nvcc ${nvcc_version} for ${THRIFTY_CUDA_ARCHS}.")
 # --- kernels ------------------------------------------------------------------------------------
 # NDEBUG whatever the build type: CUTLASS's asserts make nvcc serialise wgmma (warning C7510). -v
 # reports what each kernel uses; the launcher keeps that report beside the object for
-# .ci/cuda_resources.py and prints only warnings.
-set(CMAKE_CUDA_COMPILER_LAUNCHER ${Python_EXECUTABLE} ${CMAKE_SOURCE_DIR}/cmake/nvcc_report.py)
+# .ci/cuda_resources.py and prints only warnings. A launcher of the user's (ccache) runs below it.
+set(CMAKE_CUDA_COMPILER_LAUNCHER
+  ${Python_EXECUTABLE} ${CMAKE_SOURCE_DIR}/cmake/nvcc_report.py ${CMAKE_CUDA_COMPILER_LAUNCHER})
 add_library(thrifty_cuda STATIC ${kernels})
 target_link_libraries(thrifty_cuda PRIVATE thrifty_base)
 target_include_directories(thrifty_cuda SYSTEM PRIVATE ${THRIFTY_CUTLASS_INCLUDE})
@@ -105,12 +106,10 @@ add_library(stub_torch_cuda SHARED EXCLUDE_FROM_ALL csrc/torch/libtorch_cuda_stu
 set_target_properties(stub_torch_cuda PROPERTIES
   OUTPUT_NAME torch_cuda CXX_VISIBILITY_PRESET default)
 
-if(ops_cuda)
-  add_library(thrifty_ops_cuda MODULE ${ops_cuda})
-  target_include_directories(thrifty_ops_cuda SYSTEM
-    PRIVATE ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
-  target_compile_definitions(thrifty_ops_cuda PRIVATE USE_CUDA)  # declares torch's CUDA shims
-  target_link_libraries(thrifty_ops_cuda
-    PRIVATE thrifty_core thrifty_cuda torch_stable torch_cpu stub_torch_cuda)
-  thrifty_install(thrifty_ops_cuda)
-endif()
+add_library(thrifty_ops_cuda MODULE ${ops_cuda})
+target_include_directories(thrifty_ops_cuda SYSTEM
+  PRIVATE ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
+target_compile_definitions(thrifty_ops_cuda PRIVATE USE_CUDA)  # declares torch's CUDA shims
+target_link_libraries(thrifty_ops_cuda
+  PRIVATE thrifty_core thrifty_cuda torch_stable torch_cpu stub_torch_cuda)
+thrifty_install(thrifty_ops_cuda)

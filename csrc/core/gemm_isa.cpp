@@ -15,6 +15,8 @@ namespace {
 // sums.
 constexpr int kTileRows = kSimdBytes == 64 ? 12 : 6;
 constexpr int kTileVecs = 2;
+// A shorter tile for what is left: the 32 rows of one sample's 32 members take 34 instead of 36.
+constexpr int kTailRows = kTileRows * 2 / 3;
 template <class T>
 constexpr int kPanel = kTileVecs * kLanes<T>;
 
@@ -44,8 +46,14 @@ THRIFTY_INLINE void tile(int64_t k, const T* a, int64_t row_stride, int64_t p_st
   }
 }
 
-// Both products: A is read along rows (p_stride 1) or, for the transposed one, along columns
+// R rows of A, which is read along rows (p_stride 1) or, for the transposed product, along columns
 // (row_stride 1).
+template <class T, bool kTransposed, int R>
+THRIFTY_INLINE void rows(int64_t k, const T* a, int64_t lda, const T* b, T* c, int64_t ldc,
+                         bool add) {
+  tile<T, R>(k, a, kTransposed ? 1 : lda, kTransposed ? lda : 1, b, c, ldc, add);
+}
+
 template <class T, bool kTransposed>
 void multiply(int64_t m, int64_t n, int64_t k, const void* a_data, int64_t lda, const void* panels,
               void* c_data, int64_t ldc, bool add) {
@@ -55,13 +63,17 @@ void multiply(int64_t m, int64_t n, int64_t k, const void* a_data, int64_t lda, 
     const int64_t depth = k - p < kDepth ? k - p : kDepth;
     for (int64_t j = 0; j < n; j += kPanel<T>) {
       const T* panel = static_cast<const T*>(panels) + j * k + p * kPanel<T>;
-      for (int64_t i = 0; i < m; i += kTileRows) {
-        T* out = c + i * ldc + j;
-        if constexpr (kTransposed) {
-          tile<T, kTileRows>(depth, a + p * lda + i, 1, lda, panel, out, ldc, add || p > 0);
-        } else {
-          tile<T, kTileRows>(depth, a + i * lda + p, lda, 1, panel, out, ldc, add || p > 0);
-        }
+      const T* from = a + p * (kTransposed ? lda : 1);
+      const int64_t step = kTransposed ? 1 : lda;
+      const bool sum = add || p > 0;
+      int64_t i = 0;
+      for (; i + kTailRows < m; i += kTileRows) {
+        rows<T, kTransposed, kTileRows>(depth, from + i * step, lda, panel, c + i * ldc + j, ldc,
+                                        sum);
+      }
+      if (i < m) {
+        rows<T, kTransposed, kTailRows>(depth, from + i * step, lda, panel, c + i * ldc + j, ldc,
+                                        sum);
       }
     }
   }

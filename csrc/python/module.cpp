@@ -4,9 +4,11 @@
 #include "python/numpy_edge.h"
 
 namespace thrifty::python {
+void bind_drafting(py::module_& m);
 void bind_ensemble(py::module_& m);
 void bind_sampling(py::module_& m);
 void bind_awrs(py::module_& m);
+void bind_verify(py::module_& m);
 }  // namespace thrifty::python
 
 PYBIND11_MODULE(_native, m, pybind11::mod_gil_not_used()) {
@@ -18,7 +20,9 @@ PYBIND11_MODULE(_native, m, pybind11::mod_gil_not_used()) {
     thrifty::set_num_threads(threads);
   });
   m.def("get_num_threads", &thrifty::get_num_threads);
+  thrifty::python::bind_drafting(m);
   thrifty::python::bind_ensemble(m);
   thrifty::python::bind_sampling(m);
   thrifty::python::bind_awrs(m);
+  thrifty::python::bind_verify(m);
 }

@@ -12,14 +12,17 @@ from thrifty.info import __version__ as __version__
 from thrifty.info import info as info
 
 if TYPE_CHECKING:
+    import thrifty.hf
     import thrifty.nn
     import thrifty.numpy
-    import thrifty.reference  # noqa: F401
+    import thrifty.reference
+    import thrifty.vllm  # noqa: F401
+    from thrifty.drafting import *  # noqa: F403
     from thrifty.ensemble import *  # noqa: F403
     from thrifty.sampling import *  # noqa: F403
 
-FAMILIES = ("ensemble", "sampling")
-_MODULES = (*FAMILIES, "constraints", "hf", "nn", "numpy", "reference")
+FAMILIES = ("ensemble", "drafting", "sampling")
+_MODULES = (*FAMILIES, "constraints", "hf", "nn", "numpy", "reference", "vllm")
 
 
 def __getattr__(name: str) -> Any:

@@ -41,6 +41,84 @@ def batch_ensemble_mlp(
     activation: str,
     reduce: str,
 ) -> np.ndarray: ...
+
+class DraftTemplate:
+    def __init__(self, parents: np.ndarray) -> None: ...
+
+class NgramTable:
+    def __init__(
+        self,
+        capacity: int,
+        k: int,
+        n_min: int,
+        n_max: int,
+        count_cap: int,
+        seed: int,
+        vocab_size: int,
+        vocab: str,
+    ) -> None: ...
+    @staticmethod
+    def load(path: str, vocab_size: int, vocab: str | None) -> NgramTable: ...
+    def update(
+        self, tails: np.ndarray, lens: np.ndarray | None, ids: np.ndarray, probs: np.ndarray
+    ) -> None: ...
+    def observe_tokens(self, tokens: np.ndarray, start: int) -> None: ...
+    def draft(
+        self,
+        tails: np.ndarray,
+        lens: np.ndarray | None,
+        tree: DraftTemplate,
+        sample: bool,
+        inv_temp: float,
+        seed: int | np.ndarray,
+        offset: int | np.ndarray,
+        first: Sequence[NgramTable | None],
+    ) -> tuple[np.ndarray, ...]: ...
+    def probabilities(
+        self, tails: np.ndarray, lens: np.ndarray | None, ids: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]: ...
+    def merge(self, other: NgramTable) -> None: ...
+    def clear(self) -> None: ...
+    def save(self, path: str) -> None: ...
+    def stats(self) -> dict[str, int]: ...
+    @property
+    def k(self) -> int: ...
+    @property
+    def n_min(self) -> int: ...
+    @property
+    def n_max(self) -> int: ...
+    @property
+    def capacity(self) -> int: ...
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def vocab(self) -> str: ...
+
+def row_stats(
+    logits: np.ndarray,
+    exclude: np.ndarray | None,
+    settings: Sequence[np.ndarray | None],
+    k: int,
+) -> tuple[np.ndarray, ...]: ...
+def verify_tree(
+    logits: np.ndarray,
+    draft: Sequence[np.ndarray],
+    settings: Sequence[np.ndarray | None],
+    rule: str,
+    max_depth: int,
+    k: int,
+    all_rows: bool,
+) -> tuple[np.ndarray, ...]: ...
+def verify_chain(
+    logits: np.ndarray,
+    tokens: np.ndarray,
+    lens: np.ndarray | None,
+    q_ids: np.ndarray | None,
+    q: np.ndarray | None,
+    settings: Sequence[np.ndarray | None],
+    method: str,
+    k: int,
+) -> tuple[np.ndarray, ...]: ...
 def apply_token_bitmask_(
     logits: np.ndarray,
     bitmask: np.ndarray,

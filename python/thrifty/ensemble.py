@@ -218,14 +218,9 @@ def batch_ensemble_mlp(
     References: TabM, arXiv 2410.24210, section 3.3.
     """
     vectors = {"r": _entries(r, weight), "s": _entries(s, weight), "bias": _entries(bias, weight)}
-    named = {"x": [x], "weight": list(weight), **vectors, "head_weight": [head_weight]}
-    for name, tensors in (named | {"head_bias": [head_bias]}).items():
-        if _wants_grad(*tensors):
-            raise ValueError(
-                f"batch_ensemble_mlp: {name}: expected no gradient to be recorded, since this op "
-                "has none (use torch.no_grad(), or batch_ensemble_linear to train), got "
-                "requires_grad=True"
-            )
+    if torch.is_grad_enabled():
+        named = {"x": [x], "weight": list(weight), **vectors, "head_weight": [head_weight]}
+        _refuse_grad(named | {"head_bias": [head_bias]})
     matrices = [*weight] if head_weight is None else [*weight, head_weight]
     x, *matrices = _autocast(x, *matrices)
     weight, head = matrices[: len(weight)], matrices[len(weight) :]
@@ -233,10 +228,20 @@ def batch_ensemble_mlp(
     if x.device.type not in ("cpu", "meta"):
         return _mlp_by_layers(x, weight, vectors, activation, head_weight, head_bias, reduce)
     absent = x.new_empty(0)
-    lists = [[absent if v is None else v for v in vectors[name]] for name in ("r", "s", "bias")]
+    lists = [[absent if v is None else v for v in entries] for entries in vectors.values()]
     return torch.ops.thrifty.batch_ensemble_mlp(
         x, weight, *lists, head_weight, head_bias, activation, reduce, list(packed or ())
     )
+
+
+def _refuse_grad(named: dict[str, list]) -> None:
+    for name, tensors in named.items():
+        if _wants_grad(*tensors):
+            raise ValueError(
+                f"batch_ensemble_mlp: {name}: expected no gradient to be recorded, since this op "
+                "has none (use torch.no_grad(), or batch_ensemble_linear to train), got "
+                "requires_grad=True"
+            )
 
 
 def _mlp_by_layers(

@@ -17,7 +17,9 @@ import numpy as np
 
 from thrifty import _native
 from thrifty._byte_dfa import ByteDFA, Vocabulary
+from thrifty._draft_tree import Draft, DraftTree
 from thrifty._native import cpu_isa, get_num_threads, set_num_threads
+from thrifty._ngram_table import NgramTable
 from thrifty._numpy_awrs import (
     awrs_sample,
     awrs_sample_dfa,
@@ -25,10 +27,14 @@ from thrifty._numpy_awrs import (
     sample_candidates,
     smc_resample,
 )
+from thrifty._numpy_drafting import row_stats, verify_chain, verify_tree
 from thrifty._numpy_sampling import apply_token_bitmask_, filter_threshold, masked_sample
 
 __all__ = [
     "ByteDFA",
+    "Draft",
+    "DraftTree",
+    "NgramTable",
     "Vocabulary",
     "apply_token_bitmask_",
     "awrs_sample",
@@ -41,9 +47,12 @@ __all__ = [
     "filter_threshold",
     "get_num_threads",
     "masked_sample",
+    "row_stats",
     "sample_candidates",
     "set_num_threads",
     "smc_resample",
+    "verify_chain",
+    "verify_tree",
 ]
 
 

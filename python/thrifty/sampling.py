@@ -12,9 +12,9 @@ from thrifty._awrs import (
 )
 from thrifty._awrs_sample import AwrsSample, awrs_sample
 from thrifty._byte_dfa import ByteDFA, Vocabulary
+from thrifty._masked_sample import FilterThreshold as FilterThreshold
+from thrifty._masked_sample import MaskedSample as MaskedSample
 from thrifty._masked_sample import (
-    FilterThreshold,
-    MaskedSample,
     apply_token_bitmask_,
     filter_threshold,
     masked_sample,
@@ -25,7 +25,7 @@ from thrifty._masked_sample import (
     top_n_sigma_threshold,
     top_p_threshold,
 )
-from thrifty._sampling_arguments import Status
+from thrifty._sampling_arguments import Status as Status
 from thrifty._smc import SMC, Resampled, smc_resample
 
 __all__ = [
@@ -35,10 +35,7 @@ __all__ = [
     "AwrsWeights",
     "ByteDFA",
     "Candidates",
-    "FilterThreshold",
-    "MaskedSample",
     "Resampled",
-    "Status",
     "Vocabulary",
     "apply_token_bitmask_",
     "awrs_coins",

@@ -5,12 +5,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from thrifty.hf.constrained import ConstrainedLogitsProcessor, vocabulary
+    from thrifty.hf.ngram_drafter import NgramDrafter
+    from thrifty.hf.speculative import speculative_generate
 
 _PLACES = {
     "ConstrainedLogitsProcessor": "constrained",
+    "NgramDrafter": "ngram_drafter",
+    "speculative_generate": "speculative",
     "vocabulary": "constrained",
 }
-__all__ = ["ConstrainedLogitsProcessor", "vocabulary"]
+__all__ = ["ConstrainedLogitsProcessor", "NgramDrafter", "speculative_generate", "vocabulary"]
 
 
 def __getattr__(name: str) -> Any:

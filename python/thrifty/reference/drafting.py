@@ -1,0 +1,147 @@
+"""What the drafting family computes, in plain Python and torch, float64.
+
+Only what is determined stands here; what is random is in `drafting_laws`, as programs whose exact
+law can be enumerated. STAND, arXiv 2506.04708; VocabTrim, arXiv 2506.22694; RASD, arXiv 2503.03434.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from thrifty._draft_tree import Draft
+from thrifty.reference.drafting_laws import Node
+
+# ---- the table
+
+
+class NgramTable:
+    """Of each context of n_min to n_max tokens the running mean of its k most probable followers.
+
+    A dict that never forgets: `thrifty.NgramTable` is the same as long as nothing was evicted.
+    """
+
+    def __init__(self, k: int = 10, n_min: int = 1, n_max: int = 4, count_cap: int = 64) -> None:
+        self.k, self.n_min, self.n_max, self.count_cap = k, n_min, n_max, count_cap
+        self.means: dict[tuple[int, ...], dict[int, float]] = {}
+        self.counts: dict[tuple[int, ...], int] = {}
+
+    def update(self, tail: Sequence[int], ids: Sequence[int], probs: Sequence[float]) -> None:
+        """P <- c/(c+1) P + 1/(c+1) P_new with c at most count_cap; the k largest stay."""
+        new = dict(zip(ids[: self.k], probs[: self.k], strict=True))
+        for n in range(self.n_min, min(self.n_max, len(tail)) + 1):
+            context = tuple(tail[-n:])
+            count = self.counts.get(context, 0)
+            weight = 1 / (min(count, self.count_cap) + 1)
+            mean = {i: (1 - weight) * p for i, p in self.means.get(context, {}).items()}
+            for i, p in new.items():
+                mean[i] = mean.get(i, 0.0) + weight * p
+            best = sorted(mean, key=lambda i: -mean[i])[: self.k]  # stable: older ones first
+            self.means[context] = {i: mean[i] for i in best}
+            self.counts[context] = count + 1
+
+    def observe_tokens(self, tokens: Sequence[int], start: int = 1) -> None:
+        """`update` with probability 1 for each token that came."""
+        for i in range(start, len(tokens)):
+            self.update(tokens[max(0, i - self.n_max) : i], [tokens[i]], [1.0])
+
+    def lookup(self, tail: Sequence[int]) -> dict[int, float]:
+        """What the longest known context says; {} if none is known."""
+        for n in range(min(self.n_max, len(tail)), self.n_min - 1, -1):
+            if tuple(tail[-n:]) in self.means:
+                return self.means[tuple(tail[-n:])]
+        return {}
+
+    def q(self, tail: Sequence[int], inv_temp: float = 1.0) -> dict[int, float]:
+        """The distribution that a node's children are drawn from: P^inv_temp, normalised."""
+        weights = {i: p**inv_temp for i, p in self.lookup(tail).items()}
+        return {i: weight / sum(weights.values()) for i, weight in weights.items()}
+
+
+# ---- targets
+
+
+def target_probabilities(
+    logits: Tensor,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+) -> Tensor:
+    """softmax(logits / temperature), cut by top_k, then top_p, then min_p, normalised: (..., V)."""
+    logits = logits.double()
+    if temperature == 0:
+        best = (logits == logits.amax(-1, keepdim=True)).to(torch.uint8).argmax(-1)  # lowest id
+        return torch.nn.functional.one_hot(best, logits.shape[-1]).double()
+    scores = logits / temperature
+    if 0 < top_k < scores.shape[-1]:
+        bound = scores.topk(top_k).values[..., -1:]
+        scores = scores.masked_fill(scores < bound, -torch.inf)  # ties at the k-th stay
+    p = scores.softmax(-1)
+    if top_p < 1:
+        ordered, order = p.sort(descending=True, stable=True)
+        before = ordered.cumsum(-1) - ordered
+        kept = (before < top_p).scatter(-1, order, before < top_p)
+        p = p * kept
+    if min_p > 0:
+        p = p * (p >= min_p * p.amax(-1, keepdim=True))
+    return p / p.sum(-1, keepdim=True)
+
+
+def row_stats(logits: Tensor, k: int = 10, **cuts: float) -> tuple[Tensor, Tensor, Tensor]:
+    """lse over the kept tokens, and the k most probable with their probabilities, (N, k)."""
+    p = target_probabilities(logits, **cuts)  # type: ignore[arg-type]
+    scores = (logits.double() / cuts.get("temperature", 1.0)).masked_fill(p == 0, -torch.inf)
+    probs, ids = p.sort(dim=-1, descending=True, stable=True)
+    probs, ids = probs[:, :k], ids[:, :k].masked_fill(probs[:, :k] == 0, -1)
+    return scores.logsumexp(-1), ids.to(torch.int32), probs
+
+
+# ---- drafts
+
+
+def tree_of(draft: Draft, row: int = 0) -> Node:
+    """One sequence's drafted tree as `drafting_laws` walks it."""
+
+    def node(i: int) -> Node:
+        pairs = zip(draft.q_ids[row, i].tolist(), draft.q[row, i].tolist(), strict=True)
+        found = Node(int(draft.tokens[row, i]), {x: q for x, q in pairs if x >= 0})
+        child = int(draft.first_child[row, i])
+        while child >= 0:
+            found.children.append(node(child))
+            child = int(draft.next_sibling[row, child])
+        return found
+
+    return node(0)
+
+
+def merged_paths(a: Node, b: Node) -> set[tuple[int, ...]]:
+    """The token paths below node 0 that a merged tree without a budget has."""
+
+    def paths(node: Node, prefix: tuple[int, ...] = ()) -> set[tuple[int, ...]]:
+        below = (paths(child, (*prefix, child.token)) for child in node.children)
+        return {prefix}.union(*below)
+
+    return paths(a) | paths(b)
+
+
+# ---- what surrounds them
+
+
+def kv_compact(tensor: Tensor, columns: Sequence[Sequence[int]], start: Sequence[int]) -> Tensor:
+    """A copy of (B, H, L, D) with column start[b] + i taken from column columns[b][i]."""
+    out = tensor.clone()
+    for b, row in enumerate(columns):
+        for i, column in enumerate(row):
+            out[b, :, start[b] + i] = tensor[b, :, column]
+    return out
+
+
+def trimmed_head(
+    hidden: Tensor, weight: Tensor, index: Tensor, k: int = 10, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """The k largest logits of the rows `index`, their ids in the whole vocabulary, and softmax."""
+    logits = torch.full((*hidden.shape[:-1], weight.shape[0]), -torch.inf, dtype=torch.float64)
+    logits[..., index] = hidden.double() @ weight[index].double().T
+    top = logits.topk(k)
+    return top.indices, (top.values / temperature).softmax(-1)
