@@ -49,19 +49,13 @@ $(VENV)/.lint: requirements-lint.txt | $(VENV)/.requirements
 	$(PIP) -r $<
 	@touch $@
 
-$(VENV)/.bench: requirements-bench.txt | $(VENV)/.requirements
-	$(PIP) -r $<
-	@touch $@
-
 # The CuTe headers alone: the package's own dependencies serve its Python generators.
 $(VENV)/.cutlass: | $(VENV)/.requirements
 	$(PIP) --no-deps nvidia-cutlass==4.2.0.0
 	@touch $@
 
-# A real table, a real vocabulary and a grammar library for tests; their own dependencies are large and
-# not needed.
-$(VENV)/.tables: | $(VENV)/.requirements
-	$(PIP) --no-deps ISLP==0.6.0 mistral-common==1.13.1 xgrammar==0.2.8
+$(VENV)/.no-deps: requirements-no-deps.txt | $(VENV)/.requirements
+	$(PIP) --no-deps -r $<
 	@touch $@
 
 ifneq ($(THRIFTY_CUDA),OFF)
@@ -81,11 +75,11 @@ $(BUILT): $(VENV)/.requirements $(CUTLASS) $(SOURCES) CMakeLists.txt pyproject.t
 build: $(BUILT)
 	@cat $(BUILD_DIR)/cuda.txt
 
-test: build $(VENV)/.tables
+test: build $(VENV)/.no-deps
 	$(RUN) ctest --test-dir $(BUILD_DIR) --output-on-failure -j2 --no-tests=ignore
 	$(BIN)/python -m pytest $(PYTEST) tests
 
-bench: build $(VENV)/.bench
+bench: build $(VENV)/.no-deps
 	$(BIN)/python -m bench $(BENCH)
 
 lint: $(VENV)/.lint

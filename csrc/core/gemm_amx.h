@@ -8,6 +8,7 @@
 
 #include "core/amx.h"
 #include "core/gemm.h"
+#include "core/simd_transpose.h"
 
 namespace thrifty::THRIFTY_ISA {
 namespace {
@@ -72,31 +73,11 @@ THRIFTY_INLINE UVec<float> pair_rows(const BFloat16* even, const BFloat16* odd) 
   return widen_bits(&even->bits) | widen_bits(&odd->bits) << 16;
 }
 
-// One stage of the transposition of a 16 x 16 matrix: swaps the off-diagonal quarters of its 2D x
-// 2D blocks.
-template <int D>
-THRIFTY_INLINE void transpose_stage(UVec<float>* rows) {
-  UVec<float> low, high;
-  for (int l = 0; l < 16; ++l) {
-    low[l] = uint32_t(l & D ? 16 + l - D : l);
-    high[l] = uint32_t(l & D ? 16 + l : l + D);
-  }
-  for (int i = 0; i < 16; ++i) {
-    if (i & D) continue;
-    const UVec<float> a = rows[i], b = rows[i + D];
-    rows[i] = __builtin_shuffle(a, b, low);
-    rows[i + D] = __builtin_shuffle(a, b, high);
-  }
-}
-
 // tile[i][p] = a[p][i]: 16 columns of 32 rows become the rows of an A tile.
 THRIFTY_INLINE void transpose_tile(const BFloat16* a, int64_t lda, BFloat16* tile) {
   UVec<float> rows[16];
   for (int p = 0; p < 16; ++p) rows[p] = pair_rows(a + 2 * p * lda, a + (2 * p + 1) * lda);
-  transpose_stage<8>(rows);
-  transpose_stage<4>(rows);
-  transpose_stage<2>(rows);
-  transpose_stage<1>(rows);
+  transpose<float>(rows);
   for (int i = 0; i < 16; ++i) __builtin_memcpy(tile + i * kStep, &rows[i], 64);
 }
 
@@ -143,6 +124,19 @@ void amx_pack(int64_t k, int64_t n, MatrixView b, void* panels) {
           for (int64_t t = 0; t < 2; ++t) {
             const UVec<float> pairs = pair_rows(even + t * kTile, even + b.row_stride + t * kTile);
             __builtin_memcpy(out + t * kTileElements + p * kStep, &pairs, 64);
+          }
+        }
+        continue;
+      }
+      if (rows == kStep && b.row_stride == 1) {  // a dword is a pair already
+        for (int64_t t = 0; t * kTile < columns; ++t) {
+          UVec<float> pairs[kTile] = {};
+          for (int64_t j = 0; j < kTile && t * kTile + j < columns; ++j) {
+            __builtin_memcpy(&pairs[j], block + (t * kTile + j) * b.col_stride, 64);
+          }
+          transpose<float>(pairs);
+          for (int64_t p = 0; p < kTile; ++p) {
+            __builtin_memcpy(out + t * kTileElements + p * kStep, &pairs[p], 64);
           }
         }
         continue;

@@ -3,7 +3,7 @@
 
 #include <type_traits>
 
-#include "core/simd.h"
+#include "core/simd_transpose.h"
 #if defined(__AMX_BF16__) || defined(THRIFTY_AMX_TWIN)
 #include "core/gemm_amx.h"
 #endif
@@ -19,9 +19,6 @@ constexpr int kTileVecs = 2;
 constexpr int kTailRows = kTileRows * 2 / 3;
 template <class T>
 constexpr int kPanel = kTileVecs * kLanes<T>;
-
-// 256 steps of a 16-column float panel are 16 KB, half of the smallest first-level cache in use.
-constexpr int64_t kDepth = 256;
 
 // c[R, 2 vectors] (+)= sum over p of a[row_stride * i + p_stride * p] * b[p]
 template <class T, int R>
@@ -59,8 +56,8 @@ void multiply(int64_t m, int64_t n, int64_t k, const void* a_data, int64_t lda, 
               void* c_data, int64_t ldc, bool add) {
   const T* a = static_cast<const T*>(a_data);
   T* c = static_cast<T*>(c_data);
-  for (int64_t p = 0; p < k || p == 0; p += kDepth) {
-    const int64_t depth = k - p < kDepth ? k - p : kDepth;
+  for (int64_t p = 0; p < k || p == 0; p += kGemmDepth) {
+    const int64_t depth = k - p < kGemmDepth ? k - p : kGemmDepth;
     for (int64_t j = 0; j < n; j += kPanel<T>) {
       const T* panel = static_cast<const T*>(panels) + j * k + p * kPanel<T>;
       const T* from = a + p * (kTransposed ? lda : 1);
@@ -95,14 +92,20 @@ void pack_rows(int64_t k, int64_t columns, const Storage* b, int64_t row_stride,
   }
 }
 
-// One panel of b whose columns are contiguous: a vector of k is spread over as many rows.
+// One panel of b whose columns are contiguous: squares of one vector's lanes are transposed in
+// registers.
 template <class T, class Storage>
 void pack_columns(int64_t k, int64_t columns, const Storage* b, int64_t col_stride, T* panel) {
-  for (int64_t j = 0; j < kPanel<T>; ++j, b += col_stride) {
-    for (int64_t p = 0; p < k; p += kLanes<T>) {
-      const Vec<T> run = j < columns ? load_upto<T>(b + p, k - p) : Vec<T>{};
-      const int64_t rows = k - p < kLanes<T> ? k - p : kLanes<T>;
-      for (int64_t i = 0; i < rows; ++i) panel[(p + i) * kPanel<T> + j] = run[i];
+  for (int v = 0; v < kTileVecs; ++v, b += kLanes<T> * col_stride, columns -= kLanes<T>) {
+    T* to = panel + v * kLanes<T>;
+    for (int64_t p = 0; p < k; p += kLanes<T>, to += kLanes<T> * kPanel<T>) {
+      const int64_t left = k - p;
+      Vec<T> square[kLanes<T>];
+      for (int j = 0; j < kLanes<T>; ++j) {
+        square[j] = j < columns ? load_part<T>(b + j * col_stride + p, left) : Vec<T>{};
+      }
+      transpose<T>(square);
+      for (int i = 0; i < kLanes<T> && i < left; ++i) store(to + i * kPanel<T>, square[i]);
     }
   }
 }

@@ -20,7 +20,6 @@
 namespace thrifty::drafting {
 
 constexpr int kMaxK = 14, kMaxOrder = 8, kBucket = 8;
-constexpr int kLanes = 16;  // of a slot in registers: whole vectors
 constexpr int64_t kHeaderBytes = 4096, kStripes = 256;
 // Pairs below this are dropped: they would never be drawn, and running means would end as
 // subnormals.
@@ -36,8 +35,8 @@ struct NgramOptions {
 struct NgramEntry {
   uint32_t count = 0, age = 0;
   int m = 0;
-  int32_t ids[kLanes] = {};  // those from m on mean nothing
-  float probs[kLanes] = {};  // those from m on are 0
+  int32_t ids[kMaxK];
+  float probs[kMaxK];  // those from m on are 0
 };
 
 // First page of the region. Counters are changed through atomic_ref.

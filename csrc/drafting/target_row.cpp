@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numbers>
 
 #include "sampling/filter.h"
 
@@ -64,7 +65,8 @@ double TargetRow::prob(int32_t id) const {
   if (id < 0 || id >= row_.vocab) return 0;
   if (greedy_) return id == best_ ? 1 : 0;
   const float value = logit(id);
-  return value == kNoLogit ? 0 : std::exp(double(value * row_.inv_temperature) - log_mass_);
+  return value == kNoLogit ? 0
+                           : std::exp(double(value) * log_scale(row_.inv_temperature) - log_mass_);
 }
 
 int32_t TargetRow::draw(int64_t seed, int64_t position) const {
@@ -86,10 +88,17 @@ void TargetRow::block_probs(int64_t block, float* probs) const {
     return;
   }
   uint32_t words[kBlockWords];
-  const auto ref = float(log_mass_);
-  logits_kernels(row_.dtype).weights(block_of(row_, block, words), ref, probs);
-  const auto rounding = float(std::exp(double(ref) - log_mass_));
-  for (int64_t i = 0; i < kLogitsBlock; ++i) probs[i] *= rounding;
+  const LogitsKernels& kernels = logits_kernels(row_.dtype);
+  const LogitsBlock part = block_of(row_, block, words);
+  const float top = kernels.max(part);
+  if (top == kNoLogit) {
+    std::fill(probs, probs + kLogitsBlock, 0.0f);
+    return;
+  }
+  kernels.weights(part, top, probs);
+  const double log_unit = exponent_of(top, log2_scale(row_.inv_temperature)) * std::numbers::ln2;
+  const auto unit = float(std::exp(log_unit - log_mass_));
+  for (int64_t i = 0; i < kLogitsBlock; ++i) probs[i] *= unit;
 }
 
 void TargetRow::top(int64_t k, int32_t* ids, float* probs) {
@@ -102,7 +111,7 @@ void TargetRow::top(int64_t k, int32_t* ids, float* probs) {
   }
   top_k(row_, maxima().data(), k, ranked_);
   for (size_t i = 0; i < ranked_.size(); ++i) {
-    const double log_weight = double(ranked_[i].logit * row_.inv_temperature);
+    const double log_weight = double(ranked_[i].logit) * log_scale(row_.inv_temperature);
     ids[i] = ranked_[i].id, probs[i] = float(std::exp(log_weight - log_mass_));
   }
 }

@@ -6,9 +6,10 @@
 namespace thrifty::python {
 void bind_drafting(py::module_& m);
 void bind_ensemble(py::module_& m);
+void bind_moe(py::module_& m);
 void bind_sampling(py::module_& m);
-void bind_awrs(py::module_& m);
 void bind_verify(py::module_& m);
+void bind_awrs(py::module_& m);
 }  // namespace thrifty::python
 
 PYBIND11_MODULE(_native, m, pybind11::mod_gil_not_used()) {
@@ -22,7 +23,8 @@ PYBIND11_MODULE(_native, m, pybind11::mod_gil_not_used()) {
   m.def("get_num_threads", &thrifty::get_num_threads);
   thrifty::python::bind_drafting(m);
   thrifty::python::bind_ensemble(m);
+  thrifty::python::bind_moe(m);
   thrifty::python::bind_sampling(m);
-  thrifty::python::bind_awrs(m);
   thrifty::python::bind_verify(m);
+  thrifty::python::bind_awrs(m);
 }

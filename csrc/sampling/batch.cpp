@@ -82,6 +82,7 @@ void check_mask(const BatchArgs& args, Batch& batch) {
   // A mask without words allows nothing; the pointer only says that there is one.
   static constexpr uint32_t kNone = 0;
   batch.mask = mask.numel() > 0 ? static_cast<const uint32_t*>(mask.data) : &kNone;
+  batch.masks = mask.size(0);
   batch.mask_words = mask.size(1);
 }
 

@@ -49,7 +49,7 @@ struct Batch {
   const void* logits = nullptr;
   int64_t rows = 0, vocab = 0, stride = 0;  // stride in elements
   const uint32_t* mask = nullptr;           // [M, mask_words]
-  int64_t mask_words = 0;
+  int64_t masks = 0, mask_words = 0;
   const int32_t* mask_rows = nullptr;
   PerRow<float> inv_temperature{nullptr, 0, 1.0f};
 };

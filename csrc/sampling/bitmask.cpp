@@ -25,6 +25,7 @@ const int32_t* check_rows(const char* name, const Array& rows, int64_t below, bo
 
 void check_pairs(const BitmaskArgs& args, ApplyBitmask& op) {
   const int64_t rows = args.logits.size(0), masks = args.bitmask.size(0);
+  op.all_rows = rows, op.all_masks = masks;
   THRIFTY_CHECK(!args.indices || !args.row_map, kOp,
                 ": row_map: expected None beside indices, got ", shape_text(args.row_map));
   if (args.indices) {

@@ -28,6 +28,7 @@ struct ApplyBitmask {
   int64_t count = 0;               // pairs of a row and a mask
   const int32_t* rows = nullptr;   // [count], null: 0, 1, ...
   const int32_t* masks = nullptr;  // the same
+  int64_t all_rows = 0, all_masks = 0;  // bounds of both, for indices that only a device can read
 };
 
 ApplyBitmask check_apply_token_bitmask(const BitmaskArgs& args);

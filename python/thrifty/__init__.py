@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     import thrifty.vllm  # noqa: F401
     from thrifty.drafting import *  # noqa: F403
     from thrifty.ensemble import *  # noqa: F403
+    from thrifty.moe import *  # noqa: F403
     from thrifty.sampling import *  # noqa: F403
 
-FAMILIES = ("ensemble", "drafting", "sampling")
+FAMILIES = ("ensemble", "drafting", "moe", "sampling")
 _MODULES = (*FAMILIES, "constraints", "hf", "nn", "numpy", "reference", "vllm")
 
 

@@ -235,3 +235,46 @@ def awrs_sample(
     fallback_token: int,
     threads: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]: ...
+def moe_route(
+    logits: np.ndarray,
+    top_k: int,
+    score: str,
+    renorm: bool,
+    scale: float,
+    bias: np.ndarray | None,
+    expert_mask: np.ndarray | None,
+    n_group: int,
+    topk_group: int,
+    group_topn: int,
+) -> tuple[np.ndarray, np.ndarray]: ...
+def moe_permute(
+    ids: np.ndarray,
+    num_experts: int,
+    expert_map: np.ndarray | None,
+    capacity: int,
+    priority: np.ndarray | None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]: ...
+def grouped_mm(
+    a: np.ndarray,
+    b: np.ndarray,
+    offs: np.ndarray,
+    a_idx: np.ndarray | None,
+    bias: np.ndarray | None,
+    row_scale: np.ndarray | None,
+    accumulate: np.ndarray | None,
+) -> np.ndarray: ...
+def moe_mlp(
+    x: np.ndarray,
+    w1: np.ndarray,
+    w2: np.ndarray,
+    ids: np.ndarray,
+    weights: np.ndarray,
+    b1: np.ndarray | None,
+    b2: np.ndarray | None,
+    activation: str,
+    transposed: bool,
+    interleaved: bool,
+    alpha: float,
+    limit: float,
+    expert_map: np.ndarray | None,
+) -> np.ndarray: ...

@@ -2,8 +2,8 @@
 
 `NgramTable` remembers what followed each n-gram, `NgramTable.draft` samples a tree of continuations
 from it, one forward pass of the model scores all nodes, `verify_tree` accepts a path and draws one
-more token. STAND, arXiv 2506.04708. The kernels are in csrc/drafting, definitions in plain Python in
-`thrifty.reference.drafting`.
+more token. STAND, arXiv 2506.04708. The kernels are in csrc/drafting, definitions in plain Python
+in `thrifty.reference.drafting`.
 """
 
 from typing import NamedTuple
@@ -62,8 +62,16 @@ def _rows(value: PerRow, count: int, dtype: torch.dtype, device: torch.device) -
     return torch.full((count,), value, dtype=dtype, device=device)
 
 
-def _settings(logits: Tensor, rows: int, temperature: PerRow, top_k: PerRow, top_p: PerRow,
-              min_p: PerRow, seed: PerRow, offset: PerRow) -> tuple[Tensor | None, ...]:  # fmt: skip
+def _settings(
+    logits: Tensor,
+    rows: int,
+    temperature: PerRow,
+    top_k: PerRow,
+    top_p: PerRow,
+    min_p: PerRow,
+    seed: PerRow,
+    offset: PerRow,
+) -> tuple[Tensor | None, ...]:
     floats, ints = torch.float32, torch.int64
     device = logits.device
     return (

@@ -46,7 +46,11 @@ __all__ = [
     "ensemble_linear",
     "filter_threshold",
     "get_num_threads",
+    "grouped_mm",
     "masked_sample",
+    "moe_mlp",
+    "moe_permute",
+    "moe_route",
     "row_stats",
     "sample_candidates",
     "set_num_threads",
@@ -117,3 +121,75 @@ def batch_ensemble_mlp(
     return _native.batch_ensemble_mlp(
         x, weight, r, s, bias, head_weight, head_bias, activation, reduce
     )
+
+
+def moe_route(
+    logits: np.ndarray,
+    top_k: int,
+    *,
+    score: str = "softmax",
+    renorm: bool = False,
+    scale: float = 1.0,
+    bias: np.ndarray | None = None,
+    expert_mask: np.ndarray | None = None,
+    n_group: int = 1,
+    topk_group: int = 1,
+    group_topn: int = 2,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The top_k experts of each token: (weights, ids); see `thrifty.moe_route`."""
+    mask = None if expert_mask is None else np.asarray(expert_mask).astype(np.uint8)
+    group_topn = group_topn if topk_group < n_group else 1
+    return _native.moe_route(
+        logits, top_k, score, renorm, scale, bias, mask, n_group, topk_group, group_topn
+    )
+
+
+def moe_permute(
+    ids: np.ndarray,
+    num_experts: int,
+    *,
+    expert_map: np.ndarray | None = None,
+    capacity: int | None = None,
+    priority: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The order of routed rows: (slot, offsets, inverse); see `thrifty.moe_permute`."""
+    if capacity is not None and capacity < 1:
+        raise ValueError(f"moe_permute: capacity: expected None or at least 1, got {capacity}")
+    return _native.moe_permute(ids, num_experts, expert_map, capacity or 0, priority)
+
+
+def grouped_mm(
+    a: np.ndarray,
+    b: np.ndarray,
+    offs: np.ndarray,
+    *,
+    a_idx: np.ndarray | None = None,
+    bias: np.ndarray | None = None,
+    row_scale: np.ndarray | None = None,
+    accumulate: np.ndarray | None = None,
+) -> np.ndarray:
+    """Matrix products over groups of rows; see `thrifty.grouped_mm`. Strided arrays are copied."""
+    return _native.grouped_mm(a, b, offs, a_idx, bias, row_scale, accumulate)
+
+
+def moe_mlp(
+    x: np.ndarray,
+    w1: np.ndarray,
+    w2: np.ndarray,
+    ids: np.ndarray,
+    weights: np.ndarray,
+    *,
+    b1: np.ndarray | None = None,
+    b2: np.ndarray | None = None,
+    activation: str = "swiglu",
+    transposed: bool = False,
+    interleaved: bool = False,
+    alpha: float = 1.702,
+    limit: float = 7.0,
+    expert_map: np.ndarray | None = None,
+) -> np.ndarray:
+    """The experts of a layer; see `thrifty.moe_mlp`. Strided arrays are copied."""
+    return _native.moe_mlp(
+        x, w1, w2, ids, weights, b1, b2, activation, transposed, interleaved, alpha, limit,
+        expert_map,
+    )  # fmt: skip

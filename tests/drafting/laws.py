@@ -48,22 +48,22 @@ def two_tokens(
     logits: Tensor, table: NgramTable, tree: DraftTree, verify: Verify, batch: int, seed: int,
     mode: str = "sample",
 ) -> np.ndarray:  # fmt: skip
-    """The first two tokens after token 0 of `batch` sequences, which two steps emit for sure."""
-    seeds = np.arange(seed, seed + batch)
-    emitted = np.full((batch, 2 * (tree.max_depth + 1)), -1)
-    lengths = np.zeros(batch, np.int64)
+    """The first two tokens after token 0 of `batch` sequences; a second step where one gave one."""
+    emitted = np.full((batch, tree.max_depth + 2), -1)
+    lengths, left = np.zeros(batch, np.int64), np.arange(batch)
     last = np.zeros((batch, 1), np.int32)
-    for _ in range(2):
-        draft = table.draft(last, tree=tree, mode=mode, seed=seeds, offset=lengths)
+    while len(left):
+        seeds = seed + left
+        draft = table.draft(last[left], tree=tree, mode=mode, seed=seeds, offset=lengths[left])
         rows = logits[torch.from_numpy(draft.tokens).clamp_min(0).long()]
-        result = verify(rows, draft, seeds, lengths)
+        result = verify(rows, draft, seeds, lengths[left])
         tokens, count = result.tokens.numpy(), result.lengths.numpy()
         for i in range(tokens.shape[1]):
-            live = i < count
-            emitted[live, lengths[live] + i] = tokens[live, i]
-        lengths = lengths + count
-        last = emitted[np.arange(batch), lengths - 1][:, None].astype(np.int32)
-    assert (emitted[:, :2] >= 0).all()
+            live = left[i < count]
+            emitted[live, lengths[live] + i] = tokens[i < count, i]
+        lengths[left] += count
+        left = left[lengths[left] < 2]
+        last[left, 0] = emitted[left, 0]
     return emitted[:, :2]
 
 

@@ -61,7 +61,7 @@ def test_counts() -> None:
     counts = [100, 10, 0, 30, 9, 0]  # rank 2 was accepted more often than rank 1
     assert DraftTree.from_counts(tree, counts, 4).paths == ((), (0,), (1,), (0, 0))
     assert DraftTree.from_counts(tree, counts, 6) == tree
-    with pytest.raises(ValueError, match="counts"):
+    with pytest.raises(ValueError, match=r"counts"):
         DraftTree.from_counts(tree, [1, 2], 2)
 
 
@@ -98,5 +98,5 @@ def test_no_tree(paths: list, scores: list | None, message: str) -> None:
 
 @pytest.mark.parametrize("acceptance", [[], [0.5, 0.6], [1.5], [float("nan")]])
 def test_bad_acceptance(acceptance: list) -> None:
-    with pytest.raises(ValueError, match="^DraftTree: acceptance"):
+    with pytest.raises(ValueError, match=r"^DraftTree: acceptance"):
         DraftTree.from_rank_acceptance(acceptance, 8)

@@ -60,9 +60,11 @@ def test_equal_tables_are_equal_files(tmp_path: Path) -> None:
 
 
 def test_another_vocabulary(path: Path) -> None:
-    with pytest.raises(ValueError, match="^load: vocab_size: expected 101, got 100 in "):
+    with pytest.raises(ValueError, match=r"^load: vocab_size: expected 101, got 100 in "):
         NgramTable.load(path, vocab_size=101)
-    with pytest.raises(ValueError, match="^load: vocab: expected others, got tokens of a test in "):
+    with pytest.raises(
+        ValueError, match=r"^load: vocab: expected others, got tokens of a test in "
+    ):
         NgramTable.load(path, vocab="others")
 
 
@@ -84,7 +86,7 @@ def test_every_kind_of_byte_is_checked(path: Path) -> None:
         with pytest.raises(ValueError, match=r"^load: .*: expected .+, got .+"):
             NgramTable.load(path)
     path.write_bytes(good + b"\0")
-    with pytest.raises(ValueError, match="truncated|bytes"):
+    with pytest.raises(ValueError, match=r"truncated|bytes"):
         NgramTable.load(path)
     path.write_bytes(good)
     NgramTable.load(path)
@@ -94,19 +96,19 @@ def test_another_version_and_other_files(path: Path) -> None:
     bad = bytearray(path.read_bytes())
     bad[8] += 1
     path.write_bytes(bad)
-    with pytest.raises(ValueError, match="expected format version 1, got 2"):
+    with pytest.raises(ValueError, match=r"expected format version 1, got 2"):
         NgramTable.load(path)
     path.write_bytes(b"x" * 10_000)
-    with pytest.raises(ValueError, match="expected a file of NgramTable"):
+    with pytest.raises(ValueError, match=r"expected a file of NgramTable"):
         NgramTable.load(path)
 
 
 def test_files_that_cannot_be_opened(tmp_path: Path, table: NgramTable) -> None:
-    with pytest.raises(OSError, match="load"):
+    with pytest.raises(OSError, match=r"load"):
         NgramTable.load(tmp_path / "missing")
-    with pytest.raises(OSError, match="save"):
+    with pytest.raises(OSError, match=r"save"):
         table.save(tmp_path / "missing" / "table")
-    with pytest.raises(OSError, match="save"):
+    with pytest.raises(OSError, match=r"save"):
         table.save(tmp_path)  # a folder cannot be replaced by a file
     assert list(tmp_path.iterdir()) == []
 

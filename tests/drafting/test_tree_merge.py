@@ -142,3 +142,11 @@ def test_errors() -> None:
     assert_rejects("b", tree_merge, a, other, 9)
     assert_rejects("scores_a", tree_merge, a, b, 9, scores_a=np.zeros((2, 2)))
     assert_rejects("scores_b", tree_merge, a, b, 9, scores_b=np.full(b.tokens.shape, np.nan))
+
+
+def test_a_child_is_worth_no_more_than_its_parent() -> None:
+    """Scores that grow along a path: the budget still takes parents first."""
+    a, b = drafts(6)
+    rising = np.broadcast_to(np.arange(a.tokens.shape[1], dtype=np.float64), a.tokens.shape)
+    for budget in (3, 6, 11):
+        assert_well_formed(tree_merge(a, b, budget, scores_a=rising, scores_b=rising))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import thrifty
 import thrifty.numpy as tn
-from helpers import assert_rejects, permuted, sliced, strided, threads
+from helpers import OpContract, assert_rejects, permuted, sliced, strided, threads
 from thrifty import Draft, DraftTree, NgramTable
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -30,6 +30,10 @@ def drafted(batch: int = 5, vocab: int = 3000, nodes: int = 20, mode: str = "sam
 
 
 # ---- row_stats
+
+
+class TestRowStats(OpContract):
+    op = "row_stats"
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -147,7 +147,8 @@ class SpeculativeCache:
             self.cache.crop(-surplus)
 
     def _tensors(self) -> list[Tensor]:
-        return [t for layer in self.cache.layers for t in (layer.keys, layer.values)]
+        layers: list[Any] = self.cache.layers
+        return [t for layer in layers for t in (layer.keys, layer.values)]
 
     def _visible(self, width: int) -> Tensor | None:
         """bool (B, width): the columns of each sequence's own tokens; None: all of all."""

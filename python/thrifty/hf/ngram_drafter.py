@@ -82,10 +82,9 @@ class NgramDrafter:
             raise ValueError(f"NgramDrafter: node_cost: expected at least 0, got {node_cost}")
         if tables < 1:
             raise ValueError(f"NgramDrafter: tables: expected at least 1, got {tables}")
-        self._settings = {"k": k, "n_min": n_min, "n_max": n_max}
-        small = share == "prompt" and table is None  # only asked when a prompt's own has nothing
-        self.table = table or NgramTable(64 if small else capacity, **self._settings)
-        self._settings = {name: getattr(self.table, name) for name in self._settings}
+        if table is None:  # beside tables of prompts it stays empty
+            table = NgramTable(capacity if share == "all" else 64, k, n_min, n_max)
+        self.table = table
         self._capacity = capacity
         self.tree = DraftTree.default(tree) if isinstance(tree, int) else tree
         self.mode, self.update, self.share = mode, update, share
@@ -134,7 +133,7 @@ class NgramDrafter:
 
     def draft(
         self,
-        rows: Sequence[int],
+        rows: np.ndarray,
         tails: np.ndarray,
         lens: np.ndarray,
         tree: DraftTree,
@@ -144,7 +143,7 @@ class NgramDrafter:
     ) -> Draft:
         """Trees for some of the call's sequences, below their last tokens."""
         mode = self.mode if self.mode != "auto" else ("sample" if sample else "greedy")
-        first = [self._rows[row] for row in rows] if self._own else None
+        first = [self._rows[int(row)] for row in rows] if self._own else None
         return self.table.draft(tails, lens, tree, mode, seed=seeds, offset=offsets, first=first)
 
     def learn(
@@ -195,7 +194,8 @@ class NgramDrafter:
             return self.table
         key = _digest(prompt)
         if key not in self._tables:
-            self._tables[key] = NgramTable(self._capacity, **self._settings)
+            like = self.table
+            self._tables[key] = NgramTable(self._capacity, like.k, like.n_min, like.n_max)
             if len(self._tables) > self._max_tables:
                 self._seen.pop(self._tables.popitem(last=False)[0], None)
         self._tables.move_to_end(key)

@@ -240,12 +240,13 @@ class _Run:
         ids = self.rows.result(self.prompt)
         if not self.config.return_dict_in_generate:
             return ids
-        return GenerateDecoderOnlyOutput(
-            sequences=ids,
-            scores=None if self.scores is None else self.scores.columns(),
-            logits=None if self.logits is None else self.logits.columns(),
-            past_key_values=self.cache.cache,
-        )
+        fields: dict[str, Any] = {
+            "sequences": ids,
+            "scores": None if self.scores is None else self.scores.columns(),
+            "logits": None if self.logits is None else self.logits.columns(),
+            "past_key_values": self.cache.cache,
+        }
+        return GenerateDecoderOnlyOutput(**fields)
 
 
 def node_tails(draft: Draft, tails: np.ndarray, lens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from thrifty._draft_tree import Draft
 from thrifty.reference.drafting_laws import Node
+from thrifty.reference.sampling import draw
 
 # ---- the table
 
@@ -88,13 +89,33 @@ def target_probabilities(
     return p / p.sum(-1, keepdim=True)
 
 
-def row_stats(logits: Tensor, k: int = 10, **cuts: float) -> tuple[Tensor, Tensor, Tensor]:
-    """lse over the kept tokens, and the k most probable with their probabilities, (N, k)."""
-    p = target_probabilities(logits, **cuts)  # type: ignore[arg-type]
-    scores = (logits.double() / cuts.get("temperature", 1.0)).masked_fill(p == 0, -torch.inf)
+def row_stats(
+    logits: Tensor,
+    k: int = 10,
+    *,
+    exclude: Tensor | None = None,
+    temperature: float = 1.0,
+    seed: Tensor | None = None,
+    offset: Tensor | int = 0,
+    **cuts: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """See `thrifty.row_stats`; one temperature and cut for all rows."""
+    p = target_probabilities(logits, temperature, **cuts)  # type: ignore[arg-type]
+    scores = (logits.double() / (temperature or 1.0)).masked_fill(p == 0, -torch.inf)
     probs, ids = p.sort(dim=-1, descending=True, stable=True)
     probs, ids = probs[:, :k], ids[:, :k].masked_fill(probs[:, :k] == 0, -1)
-    return scores.logsumexp(-1), ids.to(torch.int32), probs
+    pad = (0, k - probs.shape[1])
+    ids, probs = torch.nn.functional.pad(ids, pad, value=-1), torch.nn.functional.pad(probs, pad)
+    draws = torch.full((len(p),), -1, dtype=torch.int32, device=p.device)
+    if seed is not None:
+        offsets = torch.as_tensor(offset).expand(len(p)).tolist()
+        for row, (key, position) in enumerate(zip(seed.tolist(), offsets, strict=True)):
+            left = scores[row].clone()
+            if exclude is not None:
+                left[exclude[row][exclude[row] >= 0].long()] = -torch.inf
+            if left.max() > -torch.inf:
+                draws[row] = draw(left, key, position)
+    return scores.logsumexp(-1), ids.to(torch.int32), probs, draws, torch.zeros_like(draws)
 
 
 # ---- drafts

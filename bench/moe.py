@@ -1,0 +1,212 @@
+"""Cases of the moe family: the layer of experts, forward and with its backward, H = 1024, I = 512,
+64 experts, 8 of them a token, random balanced routing unless a case says `skew`.
+
+Peers: the backends that `transformers` offers on the CPU. Floor: the bytes of the experts' weights
+that the routing touches, read once (`read`), and the bare products of one expert after another
+(`gemm`). Small batches rotate four routings, so that weights come from memory, as they do between
+the layers of a model.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from bench.bars import Bar
+from bench.harness import DTYPES, Case, Impl
+from bench.peers import require, transformers_experts
+
+HIDDEN, INNER, EXPERTS, TOP_K = 1024, 512, 64, 8
+ROUTINGS = 4
+
+
+@dataclass
+class Layer:
+    x: Tensor
+    w1: Tensor
+    w2: Tensor
+    routings: list[tuple[Tensor, Tensor]]  # ids, weights
+    grad: Tensor
+
+    def double(self) -> "Layer":
+        first = [(ids, weights.double()) for ids, weights in self.routings[:1]]
+        wide = {name: getattr(self, name).double() for name in ("x", "w1", "w2", "grad")}
+        return replace(self, **wide, routings=first)
+
+
+def layer_setup(tokens: int, dtype: str, skew: bool) -> Callable[[torch.device], Layer]:
+    def setup(device: torch.device) -> Layer:
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(shape, device=device).to(DTYPES[dtype])
+
+        routings = []
+        for _ in range(ROUTINGS):
+            ids = torch.rand(tokens, EXPERTS, device=device).argsort(-1)[:, :TOP_K].contiguous()
+            weights = torch.rand(tokens, TOP_K, device=device)
+            routings.append((torch.zeros_like(ids) if skew else ids, weights))
+        return Layer(
+            normal(tokens, HIDDEN),
+            normal(EXPERTS, 2 * INNER, HIDDEN) / HIDDEN**0.5,
+            normal(EXPERTS, HIDDEN, INNER) / INNER**0.5,
+            routings,
+            normal(tokens, HIDDEN),
+        )
+
+    return setup
+
+
+def run_all(op: Callable[..., Tensor], layer: Layer) -> Impl:
+    """Forward, the routings by turns; checked with the first of them."""
+    turn = iter(range(1 << 62))
+
+    def call() -> Tensor:
+        with torch.inference_mode():
+            return op(layer.x, *layer.routings[next(turn) % len(layer.routings)])
+
+    def first() -> Tensor:
+        with torch.inference_mode():
+            return op(layer.x, *layer.routings[0])
+
+    return Impl(call, check=first)
+
+
+def train(make: Callable[[Tensor, Tensor], Callable[..., Tensor]], layer: Layer) -> Impl:
+    x, w1, w2 = (t.detach().requires_grad_() for t in (layer.x, layer.w1, layer.w2))
+    op = make(w1, w2)
+
+    def call() -> list[Tensor]:
+        ids, weights = layer.routings[0]
+        leaf = weights.detach().requires_grad_()
+        leaves = [x, w1, w2, leaf]
+        if not isinstance(op, partial):
+            leaves[1:3] = list(op.parameters())
+        return list(torch.autograd.grad(op(x, ids, leaf), leaves, layer.grad))
+
+    return Impl(call)
+
+
+def thrifty_op(library: str, w1: Tensor, w2: Tensor) -> Callable[..., Tensor]:
+    op = require(library).moe_mlp
+    return partial(lambda x, ids, weights: op(x, w1, w2, ids, weights))
+
+
+def peer(name: str) -> Callable[[Tensor, Tensor], Callable[..., Tensor]]:
+    return partial(transformers_experts.backend, name)
+
+
+def gemm_floor(layer: Layer) -> Impl:
+    """The products alone, one expert after another, on rows that lie ready."""
+    ids = layer.routings[0][0]
+    counts = torch.bincount(ids.flatten(), minlength=EXPERTS).tolist()
+    parts = [(e, torch.rand(n, HIDDEN).to(layer.x.dtype), torch.rand(n, INNER).to(layer.x.dtype))
+             for e, n in enumerate(counts) if n]  # fmt: skip
+
+    def call() -> None:
+        for e, rows, inner in parts:
+            torch.mm(rows, layer.w1[e].t())
+            torch.mm(inner, layer.w2[e].t())
+
+    return Impl(call, compared=False)
+
+
+def read_floor(layer: Layer) -> Impl:
+    """The weights of the chosen experts, read once: a sum over them as integers."""
+    touched = [ids.unique().tolist() for ids, _ in layer.routings]
+    words = [w.view(EXPERTS, -1).view(torch.int64) for w in (layer.w1, layer.w2)]
+    turn = iter(range(1 << 62))
+
+    def call() -> None:
+        for e in touched[next(turn) % ROUTINGS]:
+            for w in words:
+                w[e].sum()
+
+    return Impl(call, compared=False)
+
+
+def moe_mlp(tokens: int, dtype: str, tier: int, skew: bool = False) -> Case:
+    active = EXPERTS * (1 - (1 - TOP_K / EXPERTS) ** tokens) if not skew else 1
+    impls = {
+        "thrifty": lambda s: run_all(thrifty_op("thrifty", s.w1, s.w2), s),
+        "eager": lambda s: run_all(peer("eager")(s.w1, s.w2), s),
+        "grouped_mm": lambda s: run_all(peer("grouped_mm")(s.w1, s.w2), s),
+        "gemm": gemm_floor,
+        "read": read_floor,
+    }
+    if tokens <= 16:  # it copies the weights of every choice
+        impls["batched_mm"] = lambda s: run_all(peer("batched_mm")(s.w1, s.w2), s)
+
+    def exact(state: Layer) -> Tensor:
+        wide = state.double()
+        op = thrifty_op("thrifty.reference.moe", wide.w1, wide.w2)
+        return op(wide.x, *wide.routings[0])
+
+    return Case(
+        op="moe_mlp_skew" if skew else "moe_mlp",
+        dims={"T": tokens},
+        dtype=dtype,
+        setup=layer_setup(tokens, dtype, skew),
+        impls=impls,
+        oracle=exact,
+        bytes=DTYPES[dtype].itemsize * (3 * active * HIDDEN * INNER + 2 * tokens * HIDDEN),
+        flops=6 * tokens * TOP_K * HIDDEN * INNER,
+        tier=tier,
+        size="T",
+    )
+
+
+def moe_mlp_train(tokens: int, dtype: str, tier: int) -> Case:
+    def exact(state: Layer) -> object:
+        wide = state.double()
+        return train(lambda a, b: thrifty_op("thrifty.reference.moe", a, b), wide).call()
+
+    return Case(
+        op="moe_mlp_train",
+        dims={"T": tokens},
+        dtype=dtype,
+        setup=layer_setup(tokens, dtype, skew=False),
+        impls={
+            "thrifty": lambda s: train(lambda a, b: thrifty_op("thrifty", a, b), s),
+            "eager": lambda s: train(peer("eager"), s),
+            "grouped_mm": lambda s: train(peer("grouped_mm"), s),
+        },
+        oracle=exact,
+        bytes=DTYPES[dtype].itemsize * 9 * EXPERTS * HIDDEN * INNER,
+        flops=18 * tokens * TOP_K * HIDDEN * INNER,
+        gradients=True,
+        tier=tier,
+        size="T",
+    )
+
+
+def cases(device: torch.device) -> list[Case]:
+    if device.type != "cpu":
+        return []
+    listed = []
+    for dtype in ("fp32", "bf16"):
+        listed += [moe_mlp(t, dtype, 0 if t == 1 else 1) for t in (1, 16, 512, 4096)]
+        listed.append(moe_mlp(4096, dtype, 1, skew=True))
+        listed.append(moe_mlp_train(512, dtype, 1))
+    return listed
+
+
+USUAL = ("eager", "grouped_mm", "batched_mm")
+FORWARD = "moe_mlp/T={}/{}"
+
+
+def over_peers(tokens: int, dtype: str, least: float) -> Bar:
+    peers = USUAL if tokens <= 16 else USUAL[:2]
+    return Bar(f"{dtype} T={tokens}, best backend over thrifty", FORWARD.format(tokens, dtype),
+               peers, "thrifty", at_least=least)  # fmt: skip
+
+
+BARS = (
+    *(over_peers(t, "bf16", r) for t, r in ((1, 1.6), (16, 1.5), (512, 2.0), (4096, 2.8))),
+    *(over_peers(t, "fp32", 1.3) for t in (1, 16, 512, 4096)),
+    *(Bar(f"{dtype} T={t}, over reading the weights", FORWARD.format(t, dtype), "thrifty", "read",
+          at_most=1.5) for dtype in ("bf16", "fp32") for t in (1, 16)),
+    *(Bar(f"{dtype} T=512 forward and backward, best backend over thrifty",
+          f"moe_mlp_train/T=512/{dtype}", USUAL[:2], "thrifty", at_least=least)
+      for dtype, least in (("bf16", 2.0), ("fp32", 1.5))),
+)  # fmt: skip

@@ -1,0 +1,375 @@
+// The tile kernels of tiles.h for one instruction set.
+#include "moe/tiles.h"
+
+#include <type_traits>
+
+#include "core/gemm.h"
+#include "core/simd_transpose.h"
+#include "moe/phi.h"
+
+namespace thrifty::THRIFTY_ISA {
+namespace {
+
+using moe::TileKernels;
+using moe::UpGradTile;
+using moe::UpTile;
+
+// T: sums, S: storage, O: operand (BFloat16 where AMX multiplies, otherwise T)
+
+template <class T, class Body>
+THRIFTY_INLINE void for_vectors(int64_t n, const Body& body) {
+  int64_t i = 0;
+  for (; i + kLanes<T> <= n; i += kLanes<T>) body(i, kLanes<T>);  // a constant: no test for the end
+  if (i < n) body(i, n - i);
+}
+
+template <class T>
+THRIFTY_INLINE Vec<T> first_lanes(Vec<T> v, int64_t n) {
+  if (n >= kLanes<T>) return v;
+  for (int64_t l = n; l < kLanes<T>; ++l) v[l] = 0;
+  return v;
+}
+
+template <class T>
+THRIFTY_INLINE T sum_of(Vec<T> v) {
+  T sum = v[0];
+  for (int l = 1; l < kLanes<T>; ++l) sum += v[l];
+  return sum;
+}
+
+template <class O>
+constexpr int64_t kPanelColumns = std::is_same_v<O, BFloat16> ? 32 : 2 * kLanes<O>;
+
+// Puts `v` at (row, column ...) of an operand's panels, as gemm.h's pack would have.
+template <class T, class O>
+THRIFTY_INLINE void put(void* panels, int64_t panel_bytes, int64_t row, int64_t column, Vec<T> v) {
+  std::byte* panel =
+      static_cast<std::byte*>(panels) + column / kPanelColumns<O> * panel_bytes;
+  const int64_t inside = column % kPanelColumns<O>;
+  if constexpr (std::is_same_v<O, T>) {
+    store(reinterpret_cast<T*>(panel) + row * kPanelColumns<O> + inside, v);
+  } else {  // tiles of 16 columns; a dword holds rows 2p and 2p + 1
+    auto* pairs = reinterpret_cast<uint32_t*>(panel) +
+                  ((row / 32 * 2 + inside / 16) * 16 + row % 32 / 2) * 16;
+    UVec<float> both, half = to_bfloat16(v);
+    __builtin_memcpy(&both, pairs, sizeof both);
+    both = row % 2 ? (both & 0xffff) | half << 16 : (both & 0xffff0000) | half;
+    __builtin_memcpy(pairs, &both, sizeof both);
+  }
+}
+
+template <class T, class S, class O>
+struct Tiles {
+  static THRIFTY_INLINE Vec<T> row_bias(const void* bias, int64_t i) {
+    return bias == nullptr ? Vec<T>{} : splat(static_cast<const T*>(bias)[i]);
+  }
+
+  // Through the storage format and back: what backward will read.
+  static THRIFTY_INLINE Vec<T> keep(S* z, Vec<T> v, int64_t left) {
+    store_part<T>(z, v, left);
+    return load_part<T>(z, left);
+  }
+
+  template <Gate kGate>
+  static void up_as(const Phi& phi, const UpTile& tile) {
+    const bool gated = phi.gated;
+    for (int64_t i = 0; i < tile.rows; ++i) {
+      const T* gate = static_cast<const T*>(tile.gate) + i * tile.step;
+      const T* up = gated ? static_cast<const T*>(tile.up) + i * tile.step : gate;
+      const Vec<T> gate_bias = row_bias(tile.gate_bias, i * tile.bias_step);
+      const Vec<T> up_bias = gated ? row_bias(tile.up_bias, i * tile.bias_step) : Vec<T>{};
+      S* z_gate = static_cast<S*>(tile.z_gate) + i * tile.z_step;
+      S* z_up = gated ? static_cast<S*>(tile.z_up) + i * tile.z_step : nullptr;
+      for_vectors<T>(tile.tokens, [&](int64_t j, int64_t left) __attribute__((always_inline)) {
+        Vec<T> g = load(gate + j) + gate_bias, u = load(up + j) + up_bias;
+        if (tile.z_gate != nullptr) {
+          g = keep(z_gate + j, g, left);
+          if (gated) u = keep(z_up + j, u, left);
+        }
+        const Vec<T> a = first_lanes<T>(phi_value<T, kGate>(g, u, phi), left);
+        put<T, O>(tile.panels, tile.panel_bytes, tile.first + i, j, a);
+      });
+    }
+  }
+
+  static void up(const Phi& phi, const UpTile& tile) {
+    with_gate(phi.gate, [&](auto tag) { up_as<decltype(tag)::value>(phi, tile); });
+  }
+
+  static THRIFTY_INLINE void put_row(void* rows, int64_t at, Vec<T> v) {
+    if (rows != nullptr) Stored<T, O>::store(static_cast<O*>(rows) + at, v);
+  }
+
+  template <Gate kGate>
+  static void up_grad_as(const Phi& phi, const UpGradTile& tile) {
+    const bool gated = phi.gated;
+    const T* weight = static_cast<const T*>(tile.weight);
+    for (int64_t i = 0; i < tile.rows; ++i) {
+      const T* da = static_cast<const T*>(tile.da) + i * tile.ld;
+      const S* z_gate = static_cast<const S*>(tile.z_gate) + i * tile.z_step;
+      const S* z_up = gated ? static_cast<const S*>(tile.z_up) + i * tile.z_step : z_gate;
+      Vec<T> gate_sum{}, up_sum{};
+      for (int64_t j = 0; j < tile.padded; j += kLanes<T>) {
+        const int64_t left = tile.tokens - j;
+        Vec<T> dg{}, du{}, as{};
+        if (left > 0) {
+          const Slopes<T> slopes = phi_slopes<T, kGate>(load_part<T>(z_gate + j, left),
+                                                        load_part<T>(z_up + j, left), phi);
+          const Vec<T> d = load(da + j), s = load(weight + j), ds = s * d;
+          dg = first_lanes<T>(ds * slopes.gate, left);
+          du = first_lanes<T>(ds * slopes.up, left);
+          as = first_lanes<T>(s * slopes.value, left);
+          if (tile.ds != nullptr) {
+            T* sum = static_cast<T*>(tile.ds) + j;
+            store_part<T>(sum, load_part<T>(sum, left) + d * slopes.value, left);
+          }
+        }
+        gate_sum += dg, up_sum += du;
+        if (tile.panels != nullptr) {
+          const int64_t at = i * tile.first_step;
+          put<T, O>(tile.panels, tile.panel_bytes, tile.first_gate + at, j, dg);
+          if (gated) put<T, O>(tile.panels, tile.panel_bytes, tile.first_up + at, j, du);
+        }
+        put_row(tile.dz_gate, i * tile.dz_step + j, dg);
+        if (gated) put_row(tile.dz_up, i * tile.dz_step + j, du);
+        put_row(tile.as, i * tile.as_ld + j, as);
+      }
+      if (tile.bias_gate != nullptr) {
+        static_cast<T*>(tile.bias_gate)[i * tile.bias_step] += sum_of<T>(gate_sum);
+        if (gated) static_cast<T*>(tile.bias_up)[i * tile.bias_step] += sum_of<T>(up_sum);
+      }
+    }
+  }
+
+  static void up_grad(const Phi& phi, const UpGradTile& tile) {
+    with_gate(phi.gate, [&](auto tag) { up_grad_as<decltype(tag)::value>(phi, tile); });
+  }
+
+  static void untile(int64_t rows, int64_t tokens, const void* c_, int64_t ld, const void* bias_,
+                     const void* scale_, void* out_, int64_t out_ld) {
+    const T* c = static_cast<const T*>(c_);
+    const T* bias = static_cast<const T*>(bias_);
+    const T* scale = static_cast<const T*>(scale_);
+    T* out = static_cast<T*>(out_);
+    constexpr int64_t kSquare = kLanes<T>;
+    for (int64_t i = 0; i < rows; i += kSquare) {
+      const int64_t in_row = rows - i < kSquare ? rows - i : kSquare;
+      const Vec<T> b = bias == nullptr ? Vec<T>{} : load_part<T>(bias + i, in_row);
+      for (int64_t j = 0; j < tokens; j += kSquare) {
+        Vec<T> square[kSquare];
+        for (int64_t l = 0; l < kSquare; ++l) {
+          square[l] = l < in_row ? load(c + (i + l) * ld + j) : Vec<T>{};
+        }
+        transpose<T>(square);
+        for (int64_t l = 0; l < kSquare && j + l < tokens; ++l) {
+          const Vec<T> value = square[l] + b;
+          const Vec<T> scaled = scale == nullptr ? value : splat(scale[j + l]) * value;
+          store_part<T>(out + (j + l) * out_ld + i, scaled, in_row);
+        }
+      }
+    }
+  }
+
+  static void up_row(const Phi& phi, int64_t n, const void* gate_, const void* up_,
+                     const void* gate_bias_, const void* up_bias_, void* a_) {
+    const T* gate = static_cast<const T*>(gate_);
+    const T* up = static_cast<const T*>(up_);
+    const T* gate_bias = static_cast<const T*>(gate_bias_);
+    const T* up_bias = static_cast<const T*>(up_bias_);
+    with_gate(phi.gate, [&](auto tag) {
+      constexpr Gate kGate = decltype(tag)::value;
+      for_vectors<T>(n, [&](int64_t i, int64_t left) __attribute__((always_inline)) {
+        const Vec<T> gb = gate_bias == nullptr ? Vec<T>{} : load_part<T>(gate_bias + i, left);
+        const Vec<T> ub = up_bias == nullptr ? Vec<T>{} : load_part<T>(up_bias + i, left);
+        const Vec<T> g = load_part<T>(gate + i, left) + gb;
+        const Vec<T> u = phi.gated ? load_part<T>(up + i, left) + ub : g;
+        store_part<T>(static_cast<T*>(a_) + i, phi_value<T, kGate>(g, u, phi), left);
+      });
+    });
+  }
+
+  static void scale_row(int64_t n, const void* x_, const void* bias_, const void* scale_,
+                        void* out_) {
+    const T* x = static_cast<const T*>(x_);
+    const T* bias = static_cast<const T*>(bias_);
+    const T* scale = static_cast<const T*>(scale_);
+    for_vectors<T>(n, [&](int64_t i, int64_t left) __attribute__((always_inline)) {
+      const Vec<T> b = bias == nullptr ? Vec<T>{} : load_part<T>(bias + i, left);
+      const Vec<T> value = load_part<T>(x + i, left) + b;
+      const Vec<T> scaled = scale == nullptr ? value : splat(*scale) * value;
+      store_part<T>(static_cast<T*>(out_) + i, scaled, left);
+    });
+  }
+
+  template <class From>
+  static void add_from(int64_t n, const void* from_, void* sum_) {
+    const From* from = static_cast<const From*>(from_);
+    T* sum = static_cast<T*>(sum_);
+    for_vectors<T>(n, [&](int64_t i, int64_t left) __attribute__((always_inline)) {
+      store_part<T>(sum + i, load_part<T>(sum + i, left) + load_part<T>(from + i, left), left);
+    });
+  }
+
+  template <class From, class To>
+  static void convert(int64_t n, const void* from_, void* to_) {
+    const From* from = static_cast<const From*>(from_);
+    To* to = static_cast<To*>(to_);
+    for_vectors<T>(n, [&](int64_t i, int64_t left) __attribute__((always_inline)) {
+      store_part<T>(to + i, load_part<T>(from + i, left), left);
+    });
+  }
+
+  // --- few tokens: lanes are neurons; rows of weights are transposed in registers ----------------
+
+  // Element type of a 32-bit lane of a 16-bit format: the lane's two values are k and k + 1.
+  static constexpr bool kPairs = sizeof(S) == 2;
+  static constexpr int kVecs = 2;  // of neurons
+
+  // square[p] = w(k = p) of kLanes rows, for kSteps values of k.
+  static constexpr int64_t kSteps = kPairs ? 2 * kLanes<T> : kLanes<T>;
+  static THRIFTY_INLINE void square(const S* w, int64_t step, Vec<T>* columns) {
+    if constexpr (kPairs) {
+      UVec<float> rows[kLanes<T>];
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes<T>; ++i) __builtin_memcpy(&rows[i], w + i * step, kSimdBytes);
+      transpose<float>(rows);
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes<T>; ++i) {
+        if constexpr (std::is_same_v<S, BFloat16>) {
+          columns[2 * i] = Vec<float>(rows[i] << 16);
+          columns[2 * i + 1] = Vec<float>(rows[i] & 0xffff0000);
+        } else {
+          columns[2 * i] = from_float16(rows[i] & 0xffff);
+          columns[2 * i + 1] = from_float16(rows[i] >> 16);
+        }
+      }
+    } else {
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes<T>; ++i) columns[i] = load(w + i * step);
+      transpose<T>(columns);
+    }
+  }
+
+  // The same where fewer than kLanes rows or kSteps values are there: zeros for the others.
+  static void part_square(const S* w, int64_t step, int64_t rows, int64_t steps, Vec<T>* columns) {
+    S copy[kLanes<T> * kSteps] = {};
+    for (int64_t i = 0; i < rows && i < kLanes<T>; ++i) {
+      std::memcpy(copy + i * kSteps, w + i * step, size_t(steps) * sizeof(S));
+    }
+    square(copy, kSteps, columns);
+  }
+
+  // M tokens, kVecs vectors of neurons of which `rows` are there.
+  template <int M>
+  static THRIFTY_INLINE void few_rows(int64_t rows, int64_t k, const S* w, int64_t step,
+                                      const T* x, int64_t x_ld, T* c, int64_t c_ld) {
+    for (int64_t p0 = 0; p0 < k; p0 += kGemmDepth) {
+      const int64_t end = k - p0 < kGemmDepth ? k : p0 + kGemmDepth;
+      Vec<T> sum[M][kVecs] = {};
+      for (int64_t p = p0; p < end; p += kSteps) {
+        const int64_t steps = end - p < kSteps ? end - p : kSteps;
+        Vec<T> columns[kVecs][kSteps];
+        for (int v = 0; v < kVecs; ++v) {
+          const S* from = w + v * kLanes<T> * step + p;
+          const int64_t left = rows - v * kLanes<T>;
+          if (steps == kSteps && left >= kLanes<T>) {
+            square(from, step, columns[v]);
+          } else {
+            part_square(from, step, left, steps, columns[v]);
+          }
+        }
+        for (int64_t q = 0; q < steps; ++q) {
+#pragma GCC unroll 4
+          for (int m = 0; m < M; ++m) {
+            const Vec<T> value = splat(x[m * x_ld + p + q]);
+            for (int v = 0; v < kVecs; ++v) sum[m][v] += value * columns[v][q];
+          }
+        }
+      }
+      add_few<M>(rows, p0 > 0, sum, c, c_ld);
+    }
+  }
+
+  template <int M>
+  static THRIFTY_INLINE void few_columns(int64_t rows, int64_t k, const S* w, int64_t step,
+                                         const T* x, int64_t x_ld, T* c, int64_t c_ld) {
+    for (int64_t p0 = 0; p0 < k; p0 += kGemmDepth) {
+      const int64_t end = k - p0 < kGemmDepth ? k : p0 + kGemmDepth;
+      Vec<T> sum[M][kVecs] = {};
+      for (int64_t p = p0; p < end; ++p) {
+        Vec<T> column[kVecs];
+        for (int v = 0; v < kVecs; ++v) {
+          const int64_t left = rows - v * kLanes<T>;
+          column[v] = left > 0 ? load_part<T>(w + p * step + v * kLanes<T>, left) : Vec<T>{};
+        }
+#pragma GCC unroll 4
+        for (int m = 0; m < M; ++m) {
+          const Vec<T> value = splat(x[m * x_ld + p]);
+          for (int v = 0; v < kVecs; ++v) sum[m][v] += value * column[v];
+        }
+      }
+      add_few<M>(rows, p0 > 0, sum, c, c_ld);
+    }
+  }
+
+  template <int M>
+  static THRIFTY_INLINE void add_few(int64_t rows, bool add, Vec<T> (*sum)[kVecs], T* c,
+                                     int64_t c_ld) {
+    for (int m = 0; m < M; ++m) {
+      for (int v = 0; v < kVecs; ++v) {
+        const int64_t left = rows - v * kLanes<T>;
+        if (left <= 0) continue;
+        T* out = c + m * c_ld + v * kLanes<T>;
+        store_part<T>(out, add ? load_part<T>(out, left) + sum[m][v] : sum[m][v], left);
+      }
+    }
+  }
+
+  template <int M>
+  static void few_of(int64_t rows, int64_t k, const S* w, int64_t step, bool transposed, const T* x,
+                     int64_t x_ld, T* c, int64_t c_ld) {
+    constexpr int64_t kBlock = kVecs * kLanes<T>;
+    for (int64_t i = 0; i < rows; i += kBlock) {
+      if (transposed) {
+        few_columns<M>(rows - i, k, w + i, step, x, x_ld, c + i, c_ld);
+      } else {
+        few_rows<M>(rows - i, k, w + i * step, step, x, x_ld, c + i, c_ld);
+      }
+    }
+  }
+
+  static void few(int64_t rows, int64_t tokens, int64_t k, const void* w_, int64_t step,
+                  bool transposed, const void* x_, int64_t x_ld, void* c_, int64_t c_ld) {
+    const S* w = static_cast<const S*>(w_);
+    const T* x = static_cast<const T*>(x_);
+    T* c = static_cast<T*>(c_);
+    while (tokens > 0) {
+      const int64_t m = tokens >= 4 ? 4 : tokens >= 2 ? 2 : 1;
+      const auto run = m == 4 ? few_of<4> : m == 2 ? few_of<2> : few_of<1>;
+      run(rows, k, w, step, transposed, x, x_ld, c, c_ld);
+      tokens -= m, x += m * x_ld, c += m * c_ld;
+    }
+  }
+
+  static constexpr TileKernels table() {
+    return {up,          up_grad,       untile,        few,           up_row,       scale_row,
+            add_from<T>, add_from<S>,   convert<S, T>, convert<T, S>, convert<S, O>};
+  }
+};
+
+}  // namespace
+
+#if defined(__AMX_BF16__) || defined(THRIFTY_AMX_TWIN)
+using HalfOperand = BFloat16;
+#else
+using HalfOperand = float;
+#endif
+
+extern const moe::TileTable moe_tiles{{
+    Tiles<float, float, float>::table(),
+    Tiles<float, BFloat16, HalfOperand>::table(),
+    Tiles<float, Float16, float>::table(),
+    Tiles<double, double, double>::table(),
+}};
+
+}  // namespace thrifty::THRIFTY_ISA
