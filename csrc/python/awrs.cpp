@@ -197,8 +197,8 @@ py::tuple awrs_sample_dfa(const py::array& logits_, const py::array& next,
   return py::make_tuple(token, logw, new_state, n_checked, status);
 }
 
-// `check(row, ids)` is called with the GIL held; what it throws goes through. `bfloat16`: logits are
-// the bits of bfloat16 numbers as int16.
+// `check(row, ids)` is called with the GIL held; what it throws goes through. `bfloat16`: logits
+// are the bits of bfloat16 numbers as int16.
 py::tuple awrs_sample(const py::array& logits_, bool bfloat16, const py::function& check,
                       const std::string& estimator, int64_t extra, int64_t budget,
                       int64_t lookahead, const OptionalArray& inv_temperature_,
@@ -237,8 +237,7 @@ py::tuple awrs_sample(const py::array& logits_, bool bfloat16, const py::functio
       for (const py::handle verdict : answer) verdicts.push_back(verdict.cast<bool>());
       return verdicts;
     };
-    const AwrsSampled found =
-        awrs_sample_row(mass, rule, {seed[b], offset[b]}, lookahead, ask);
+    const AwrsSampled found = awrs_sample_row(mass, rule, {seed[b], offset[b]}, lookahead, ask);
     token.mutable_at(b) = found.token >= 0 ? found.token : fallback_token;
     logw.mutable_at(b) = float(found.logw);
     n_checked.mutable_at(b) = int32_t(found.checked);

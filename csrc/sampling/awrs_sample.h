@@ -68,9 +68,7 @@ AwrsSampled awrs_sample_row(RowMass& mass, const AwrsRule& rule, const AwrsStrea
     }
   }
   found.logw = std::min(0.0, walk.log_weight());
-  found.status = found.token >= 0                  ? kOk
-                 : walk.checked() == rule.budget ? kBudget
-                                                  : kNothingAllowed;
+  found.status = found.token >= 0 ? kOk : walk.checked() == rule.budget ? kBudget : kNothingAllowed;
   return found;
 }
 

@@ -73,6 +73,14 @@ class ByteDFA:
         eos_ids: the tokens that end a text.
 
     `from_regex` makes one from a pattern.
+
+    Example, texts of an even number of a's::
+
+        >>> next = np.full((2, 256), -1)
+        >>> next[0, ord("a")], next[1, ord("a")] = 1, 0
+        >>> dfa = thrifty.ByteDFA(next, [True, False], [b"a", b"aa", b""], eos_ids=2)
+        >>> dfa.check(0, [0, 1, 2]), dfa.check(1, [0, 1, 2])
+        ([True, True, True], [True, True, False])
     """
 
     def __init__(

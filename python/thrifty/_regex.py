@@ -28,7 +28,7 @@ else:
 Ranges = list[tuple[int, int]]  # of code points, or of bytes; ascending, apart
 
 ALWAYS, AT_START, AT_END = range(3)  # when an edge without a byte may be taken
-MAX_NFA_STATES = 1_000_000
+MAX_NFA_STATES = 200_000
 SURROGATES = (0xD800, 0xDFFF)
 # Ranges whose characters have equally long UTF-8 forms without surrogates.
 UTF8_LENGTHS = ((0, 0x7F), (0x80, 0x7FF), (0x800, 0xD7FF), (0xE000, 0xFFFF), (0x10000, 0x10FFFF))
