@@ -139,7 +139,7 @@ VerifyTree check_verify_tree(const VerifyTreeArgs& args) {
   call.rule = args.rule == "greedy"   ? Rule::kGreedy
               : args.rule == "target" ? Rule::kTarget
                                       : Rule::kRecursive;
-  edge.expect(call.settings.seed != nullptr || call.rule == Rule::kGreedy,
+  edge.expect(args.settings.seed || call.rule == Rule::kGreedy,
               "seed: expected one unless the rule is greedy, got None");
   edge.count("max_depth", args.max_depth, kMostDepth);
   edge.count("k", args.k, kMostK);
@@ -178,7 +178,7 @@ VerifyChain check_verify_chain(const VerifyChainArgs& args) {
   call.block = args.method == "block";
   bool greedy = call.settings.temperature != nullptr && !args.on_device;
   for (int64_t b = 0; greedy && b < batch; ++b) greedy = call.settings.temperature[b] == 0;
-  edge.expect(call.settings.seed != nullptr || greedy || args.on_device,
+  edge.expect(args.settings.seed || greedy || args.on_device,
               "seed: expected one unless temperature is 0, got None");
   edge.count("k", args.k, kMostK);
   call.k = args.k;
