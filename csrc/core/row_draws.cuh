@@ -67,6 +67,7 @@ class RowDraws {
   THRIFTY_DEVICE void sum_again(int64_t block) {
     const BlockValues values = load_block(reader_.view, block);
     const BlockMass mass = kept_mass(values, reader_.view.scale, left(values, block));
+    syncwarp();  // all lanes have read the masses that one of them writes now
     if (lane_index() == 0) kept_[block] = mass;
     syncwarp();
   }

@@ -25,9 +25,9 @@ struct ApplyBitmask {
   int64_t vocab = 0, stride = 0, covered = 0;  // tokens; the mask describes the first `covered`
   const uint32_t* mask = nullptr;
   int64_t mask_words = 0;
-  int64_t count = 0;               // pairs of a row and a mask
-  const int32_t* rows = nullptr;   // [count], null: 0, 1, ...
-  const int32_t* masks = nullptr;  // the same
+  int64_t count = 0;                    // pairs of a row and a mask
+  const int32_t* rows = nullptr;        // [count], null: 0, 1, ...
+  const int32_t* masks = nullptr;       // the same
   int64_t all_rows = 0, all_masks = 0;  // bounds of both, for indices that only a device can read
 };
 
