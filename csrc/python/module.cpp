@@ -6,7 +6,7 @@
 namespace thrifty::python {
 void bind_ensemble(py::module_& m);
 void bind_moe(py::module_& m);
-}
+}  // namespace thrifty::python
 
 PYBIND11_MODULE(_native, m, pybind11::mod_gil_not_used()) {
   m.doc() = "CPU kernels of thrifty on NumPy arrays.";
