@@ -1,5 +1,6 @@
 """The definitions of `thrifty.moe` in plain PyTorch."""
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
@@ -134,7 +135,7 @@ def grouped_mm(
 
 def activate(z: Tensor, activation: str, interleaved: bool, alpha: float, limit: float) -> Tensor:
     """The activations of `moe_mlp`."""
-    functions = {
+    functions: dict[str, Callable[..., Tensor]] = {
         "swiglu": F.silu,
         "swiglu_clamp": F.silu,
         "geglu": F.gelu,
