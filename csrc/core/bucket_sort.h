@@ -5,8 +5,8 @@
 //   inverse:  order[inverse[i]] = i
 //
 // A number outside [0, buckets) belongs to no bucket; its positions follow behind
-// offsets[buckets], also in rising order. Two passes over blocks of fixed length (count, place), with
-// a scan over their counts in between, so the result does not depend on the threads.
+// offsets[buckets], also in rising order. Two passes over blocks of fixed length (count, place),
+// with a scan over their counts in between, so the result does not depend on the threads.
 #pragma once
 
 #include <cstdint>

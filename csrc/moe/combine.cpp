@@ -45,8 +45,8 @@ class Worker {
                      w.transposed() ? w.k_stride : w.n_stride, w.transposed(), operands, w.k,
                      product_.c(0), block_);
       for (int64_t j = 0; j < chunk.rows; ++j) {
-        kit_.tiles.scale_row(rows, product_.c(0) + j * block_ * size, bias,
-                             scale(chunk.first + j), rows_.data() + j * block_ * size);
+        kit_.tiles.scale_row(rows, product_.c(0) + j * block_ * size, bias, scale(chunk.first + j),
+                             rows_.data() + j * block_ * size);
       }
     } else {
       product_.run(w, chunk.expert, first, rows, operands, chunk.padded, product_.c(0));

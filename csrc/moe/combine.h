@@ -14,10 +14,10 @@ struct Combine {
   Weights w;
   const std::byte* operands;  // panels of the products' right operand
   bool with_few;
-  TokenRows rows;       // index(r); data is not read
-  const Array& bias;    // [E, n] or absent
-  const void* scale;    // sums by sorted row; null: 1
-  std::byte* sums;      // [rows, n] sums that are added to; null: `out` is written instead
+  TokenRows rows;            // index(r); data is not read
+  const Array& bias;         // [E, n] or absent
+  const void* scale;         // sums by sorted row; null: 1
+  std::byte* sums;           // [rows, n] sums that are added to; null: `out` is written instead
   std::byte* out = nullptr;  // [rows, n] of out_dtype, row r = sorted row
   Dtype out_dtype = Dtype::kFloat32;
   const std::byte* added = nullptr;  // [rows, n] in the storage format, added before the rounding

@@ -105,8 +105,8 @@ GroupedMm check_grouped_mm(const GroupedMmArgs& args) {
     product.offsets = offsets(args.offs, grouped);
   } else {
     THRIFTY_CHECK(b.shape[0] == args.offs.shape[0] && b.shape[1] == a.shape[1], kOp,
-                  ": b: expected shape (E, K, N) with E = ", args.offs.shape[0], " groups and K = ",
-                  a.shape[1], ", got ", shape_text(b));
+                  ": b: expected shape (E, K, N) with E = ", args.offs.shape[0],
+                  " groups and K = ", a.shape[1], ", got ", shape_text(b));
     check_rows_of_a(args, product);
     THRIFTY_CHECK(product.rows <= kMax, kOp, ": a_idx: expected fewer than 2^31 rows, got ",
                   product.rows);

@@ -39,8 +39,9 @@ void by_rows(const GroupedMm& product, void* out, ParallelFor parallel) {
   const Array& b = product.b;
   const Weights w = weights_of(b, true);
   const auto index = indices(product.a_idx);
-  const TokenRows a{static_cast<const std::byte*>(product.a.data), kit.dtype, product.k,
-                    product.a.strides[0], product.a_idx ? index.data() : nullptr, 1};
+  const TokenRows a{
+      static_cast<const std::byte*>(product.a.data), kit.dtype, product.k, product.a.strides[0],
+      product.a_idx ? index.data() : nullptr,        1};
   Scratch scale;
   if (product.row_scale) {
     scale = Scratch((product.rows + 64) * kit.gemm.accumulator_size);
@@ -72,8 +73,13 @@ void by_rows(const GroupedMm& product, void* out, ParallelFor parallel) {
 void by_depth(const GroupedMm& product, void* out, ParallelFor parallel) {
   const Kit kit(product.a.dtype);
   Array a = product.a;
-  const Weights left{static_cast<const std::byte*>(a.data), a.dtype, product.rows, product.k, 0,
-                     a.strides[0], a.strides[1]};
+  const Weights left{static_cast<const std::byte*>(a.data),
+                     a.dtype,
+                     product.rows,
+                     product.k,
+                     0,
+                     a.strides[0],
+                     a.strides[1]};
   const TokenRows right{static_cast<const std::byte*>(product.b.data), kit.dtype, product.n,
                         product.b.strides[0]};
   const int64_t bytes = round_up(product.n, kit.gemm.nr) * kit.gemm.operand_size;

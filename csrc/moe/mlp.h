@@ -18,10 +18,10 @@ namespace thrifty::moe {
 struct Mlp {
   Dtype dtype = Dtype::kFloat32;
   int64_t tokens = 0, hidden = 0, inner = 0, experts = 0, top_k = 0;
-  Array x;             // [T, H], rows contiguous
-  Weights w1, w2;      // [E, up rows, H] and [E, H, I]
-  Array b1, b2;        // [E, up rows], [E, H]; may be absent
-  Array weights;       // [T, K] contiguous
+  Array x;         // [T, H], rows contiguous
+  Weights w1, w2;  // [E, up rows, H] and [E, H, I]
+  Array b1, b2;    // [E, up rows], [E, H]; may be absent
+  Array weights;   // [T, K] contiguous
   Permute permute;
   Phi phi{};
   bool transposed = false;   // w1 and w2 came as [E, H, up rows] and [E, I, H]
@@ -52,8 +52,7 @@ void moe_mlp_fwd(const Mlp& mlp, void* out, void* z, ParallelFor parallel);
 
 // Null: not wanted. Shapes, dtypes and, for w1 and w2, strides of the arguments.
 struct MlpGrads {
-  void *x = nullptr, *w1 = nullptr, *w2 = nullptr, *weights = nullptr, *b1 = nullptr,
-       *b2 = nullptr;
+  void *x = nullptr, *w1 = nullptr, *w2 = nullptr, *weights = nullptr, *b1 = nullptr, *b2 = nullptr;
 };
 
 // grad: [T, H] contiguous; z as forward left it, or null: computed again.

@@ -216,14 +216,16 @@ void bias_sums(Backward& all, const Wave& wave, ParallelFor parallel) {
 void weight_grads(Backward& all, const Wave& wave, ParallelFor parallel) {
   const Mlp& mlp = all.mlp;
   if (all.grads.w1 != nullptr) {
-    run_weight_grad({all.kit, wave, mlp.up_rows(), mlp.hidden, all.dz_rows.data(), nullptr, all.x_features,
-                     all.carry1.data(), static_cast<std::byte*>(all.grads.w1), mlp.transposed, mlp.dtype},
-                    parallel);
+    run_weight_grad(
+        {all.kit, wave, mlp.up_rows(), mlp.hidden, all.dz_rows.data(), nullptr, all.x_features,
+         all.carry1.data(), static_cast<std::byte*>(all.grads.w1), mlp.transposed, mlp.dtype},
+        parallel);
   }
   if (all.grads.w2 != nullptr) {
-    run_weight_grad({all.kit, wave, mlp.inner, mlp.hidden, all.as_rows.data(), nullptr, all.d_out_features,
-                     all.carry2.data(), static_cast<std::byte*>(all.grads.w2), !mlp.transposed, mlp.dtype},
-                    parallel);
+    run_weight_grad(
+        {all.kit, wave, mlp.inner, mlp.hidden, all.as_rows.data(), nullptr, all.d_out_features,
+         all.carry2.data(), static_cast<std::byte*>(all.grads.w2), !mlp.transposed, mlp.dtype},
+        parallel);
   }
 }
 

@@ -16,10 +16,10 @@ struct Named {
   bool uses_limit;
 };
 constexpr Named kActivations[] = {
-    {"swiglu", Gate::kSilu, true, false},     {"geglu", Gate::kGelu, true, false},
+    {"swiglu", Gate::kSilu, true, false},         {"geglu", Gate::kGelu, true, false},
     {"geglu_tanh", Gate::kGeluTanh, true, false}, {"reglu", Gate::kRelu, true, false},
-    {"swiglu_clamp", Gate::kSilu, true, true}, {"swiglu_oai", Gate::kOai, true, true},
-    {"silu", Gate::kSilu, false, false},      {"gelu", Gate::kGelu, false, false},
+    {"swiglu_clamp", Gate::kSilu, true, true},    {"swiglu_oai", Gate::kOai, true, true},
+    {"silu", Gate::kSilu, false, false},          {"gelu", Gate::kGelu, false, false},
     {"gelu_tanh", Gate::kGeluTanh, false, false}, {"relu", Gate::kRelu, false, false},
     {"relu2", Gate::kRelu2, false, false},
 };
@@ -68,10 +68,10 @@ void check_routing(const MlpArgs& args, Mlp& mlp) {
   THRIFTY_CHECK(weights.ndim == 2 && weights.shape == ids.shape, kOp,
                 ": weights: expected the shape of ids ", shape_text(ids), ", got ",
                 shape_text(weights));
-  THRIFTY_CHECK(weights.dtype == mlp.dtype ||
-                    (is_half(mlp.dtype) && weights.dtype == Dtype::kFloat32),
-                kOp, ": weights: expected ", dtype_name(mlp.dtype), " like x",
-                is_half(mlp.dtype) ? " or float32" : "", ", got ", dtype_name(weights.dtype));
+  THRIFTY_CHECK(
+      weights.dtype == mlp.dtype || (is_half(mlp.dtype) && weights.dtype == Dtype::kFloat32), kOp,
+      ": weights: expected ", dtype_name(mlp.dtype), " like x",
+      is_half(mlp.dtype) ? " or float32" : "", ", got ", dtype_name(weights.dtype));
   mlp.top_k = ids.shape[1];
   mlp.permute = check_moe_permute(ids, mlp.experts, args.expert_map, 0, {});
   mlp.weights = weights;

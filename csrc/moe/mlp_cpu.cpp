@@ -98,9 +98,8 @@ class UpWorker {
     product(from.gate, gates);
     if (mlp_.phi.gated && !from.together) product(from.up, gates + block_ * size);
     const void* gate_bias = bias_.get(chunk.expert, from.gate, from.rows);
-    const void* up_bias = mlp_.phi.gated && !from.together
-                              ? bias_up_.get(chunk.expert, from.up, from.rows)
-                              : nullptr;
+    const void* up_bias =
+        mlp_.phi.gated && !from.together ? bias_up_.get(chunk.expert, from.up, from.rows) : nullptr;
     std::byte* biases = few_.data() + 2 * block_ * size;
     if (from.together && gate_bias != nullptr) {
       split(gate_bias, rows, biases);
@@ -152,8 +151,7 @@ void moe_mlp_fwd(const Mlp& mlp, void* out, void* z, ParallelFor parallel) {
   const Kit kit(mlp.dtype);
   const Routed routed(mlp, parallel);
   const int64_t x_bytes = kit.column_bytes(mlp.hidden), a_bytes = kit.column_bytes(mlp.inner);
-  const auto waves =
-      cut_waves(routed.offsets.data(), mlp.experts, kit.gemm.nr, x_bytes + a_bytes);
+  const auto waves = cut_waves(routed.offsets.data(), mlp.experts, kit.gemm.nr, x_bytes + a_bytes);
   Scratch operands(widest(waves) * x_bytes), inner(widest(waves) * a_bytes);
   RowSums sums(kit, mlp.tokens, mlp.hidden, out, parallel);
   const TokenRows x = mlp.rows_of(mlp.x.data, mlp.x.strides[0], routed.order.data());

@@ -130,8 +130,7 @@ std::tuple<Tensor, Tensor, Tensor> moe_permute(const Tensor& ids_, int64_t num_e
   const Tensor slot = integers(ids, {permute.slots()});
   const Tensor offsets = integers(ids, {num_experts + 1});
   const Tensor inverse = integers(ids, {permute.slots()});
-  thrifty::moe::moe_permute(permute, ints(slot), ints(offsets), ints(inverse),
-                            edge::torch_threads);
+  thrifty::moe::moe_permute(permute, ints(slot), ints(offsets), ints(inverse), edge::torch_threads);
   return {slot, offsets, inverse};
 }
 
@@ -220,10 +219,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> moe_mlp_bwd(
                       interleaved, alpha, limit);
   const Mlp& mlp = in.mlp;
   const Array g = edge::array(grad), kept = edge::array(z);
-  THRIFTY_CHECK(g.dtype == mlp.dtype && g.ndim == 2 && g.shape[0] == mlp.tokens &&
-                    g.shape[1] == mlp.hidden,
-                "moe_mlp: grad: expected dtype and shape of x, got ", dtype_name(g.dtype), " ",
-                shape_text(g));
+  THRIFTY_CHECK(
+      g.dtype == mlp.dtype && g.ndim == 2 && g.shape[0] == mlp.tokens && g.shape[1] == mlp.hidden,
+      "moe_mlp: grad: expected dtype and shape of x, got ", dtype_name(g.dtype), " ",
+      shape_text(g));
   const bool has_z = kept.ndim == 2;
   THRIFTY_CHECK(!has_z || (kept.dtype == mlp.dtype && kept.shape[0] == mlp.up_rows() &&
                            kept.shape[1] == mlp.slots()),
@@ -236,8 +235,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> moe_mlp_bwd(
   const Tensor dx = like(x, kX), dw1 = like(w1, kW1), dw2 = like(w2, kW2);
   const Tensor dweights = like(weights, kWeights), db1 = like(b1, kB1), db2 = like(b2, kB2);
   thrifty::moe::moe_mlp_bwd(mlp, edge::data(dense_grad), has_z ? edge::data(dense_z) : nullptr,
-                            {edge::data(dx), edge::data(dw1), edge::data(dw2),
-                             edge::data(dweights), edge::data(db1), edge::data(db2)},
+                            {edge::data(dx), edge::data(dw1), edge::data(dw2), edge::data(dweights),
+                             edge::data(db1), edge::data(db2)},
                             edge::torch_threads);
   return {dx, dw1, dw2, dweights, db1, db2};
 }

@@ -70,8 +70,8 @@ Permute check_moe_permute(const Array& ids, int64_t num_experts, const Array& ex
   THRIFTY_CHECK(num_experts >= 1 && num_experts < kMax, kOp,
                 ": num_experts: expected a positive number below 2^31 - 1, got ", num_experts);
   if (expert_map) {
-    THRIFTY_CHECK(is_integer(expert_map.dtype), kOp,
-                  ": expert_map: expected int32 or int64, got ", dtype_name(expert_map.dtype));
+    THRIFTY_CHECK(is_integer(expert_map.dtype), kOp, ": expert_map: expected int32 or int64, got ",
+                  dtype_name(expert_map.dtype));
     THRIFTY_CHECK(expert_map.ndim == 1, kOp,
                   ": expert_map: expected shape (experts before the map,), got ",
                   shape_text(expert_map));

@@ -8,8 +8,12 @@ namespace thrifty::moe {
 
 Weights weights_of(const Array& a, bool transposed) {
   const int n = transposed ? 2 : 1, k = transposed ? 1 : 2;
-  Weights w{static_cast<const std::byte*>(a.data), a.dtype,    a.shape[size_t(n)],
-            a.shape[size_t(k)],                    a.strides[0], a.strides[size_t(n)],
+  Weights w{static_cast<const std::byte*>(a.data),
+            a.dtype,
+            a.shape[size_t(n)],
+            a.shape[size_t(k)],
+            a.strides[0],
+            a.strides[size_t(n)],
             a.strides[size_t(k)]};
   if (w.k == 1 && w.n_stride != 1) w.k_stride = 1;  // a stride that is never used
   return w;
@@ -75,8 +79,8 @@ void Product::run(const Weights& w, int64_t expert, int64_t first, int64_t rows,
 
   const int64_t length = transposed ? rows : w.k, lines = transposed ? w.k : rows;
   const int64_t line = 64 / gemm.operand_size;
-  const int64_t lda = transposed ? round_up(rows, gemm.mr)
-                                 : round_up(w.k, std::max(line, gemm.depth)) + line;
+  const int64_t lda =
+      transposed ? round_up(rows, gemm.mr) : round_up(w.k, std::max(line, gemm.depth)) + line;
   const int64_t lda_bytes = lda * gemm.operand_size;
   for (int64_t i = 0; i < lines; ++i) {
     std::byte* to = operand_.data() + i * lda_bytes;

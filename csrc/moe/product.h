@@ -28,9 +28,7 @@ struct Weights {
   const std::byte* at(int64_t expert, int64_t row) const {
     return data + (expert * expert_stride + row * n_stride) * dtype_size(dtype);
   }
-  Weights swapped() const {
-    return {data, dtype, k, n, expert_stride, k_stride, n_stride};
-  }
+  Weights swapped() const { return {data, dtype, k, n, expert_stride, k_stride, n_stride}; }
 };
 
 Weights weights_of(const Array& array, bool transposed);  // [E, n, k], or [E, k, n]

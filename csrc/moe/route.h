@@ -34,9 +34,7 @@ struct Route {
   int64_t n_group = 1, topk_group = 1, group_topn = 1;
   double threshold = 0;  // statistics count a choice whose softmax among the K is at least this
 
-  Dtype wide() const {
-    return logits.dtype == Dtype::kFloat64 ? Dtype::kFloat64 : Dtype::kFloat32;
-  }
+  Dtype wide() const { return logits.dtype == Dtype::kFloat64 ? Dtype::kFloat64 : Dtype::kFloat32; }
 };
 
 struct RouteArgs {

@@ -11,7 +11,7 @@
 namespace thrifty::moe {
 namespace {
 
-constexpr int64_t kBlock = 64;  // tokens of a task, and of a partial sum of the statistics
+constexpr int64_t kBlock = 64;       // tokens of a task, and of a partial sum of the statistics
 constexpr double kNoExpert = 1e-20;  // DeepSeek-V3's guard of the sigmoid quotient
 
 // The K largest of a row, ties to the lower index. NaN counts as -infinity.
@@ -163,9 +163,7 @@ class Router {
     for (int64_t i = 0; i < in_group_.size; ++i) sum += in_group_.value[size_t(i)];
     return sum;
   }
-  int64_t count(const int32_t* ids) const {
-    return std::find(ids, ids + route_.top_k, -1) - ids;
-  }
+  int64_t count(const int32_t* ids) const { return std::find(ids, ids + route_.top_k, -1) - ids; }
   T probability(bool among_chosen, int64_t k, const int32_t* ids) const {
     return among_chosen ? chosen_[size_t(k)] : score_[size_t(ids[k])];
   }

@@ -37,7 +37,7 @@ struct UpTile {
   int64_t bias_step;
   void *z_gate, *z_up;  // Z in the storage format, z_step elements between rows; null: not kept
   int64_t z_step;
-  void* panels;  // A as operand: panels of [depth of the product, nr]
+  void* panels;                // A as operand: panels of [depth of the product, nr]
   int64_t first, panel_bytes;  // of row 0 in A; from a panel to the next
 };
 
@@ -54,8 +54,8 @@ struct UpGradTile {
   int64_t dz_step;
   void* as;  // s A by rows, operands [rows, as_ld]; null: not wanted
   int64_t as_ld;
-  void* ds;                      // sums [tokens], added to; null: not wanted
-  void *bias_gate, *bias_up;     // sums over tokens of dZ, bias_step apart, added to; null
+  void* ds;                   // sums [tokens], added to; null: not wanted
+  void *bias_gate, *bias_up;  // sums over tokens of dZ, bias_step apart, added to; null
   int64_t bias_step;
 };
 
@@ -72,8 +72,8 @@ struct TileKernels {
   void (*few)(int64_t rows, int64_t tokens, int64_t k, const void* w, int64_t w_step,
               bool transposed, const void* x, int64_t x_ld, void* c, int64_t c_ld);
   // a[n] = phi(gate[n] + gate_bias[n], up[n] + up_bias[n]): one token; sums all
-  void (*up_row)(const Phi& phi, int64_t n, const void* gate, const void* up,
-                 const void* gate_bias, const void* up_bias, void* a);
+  void (*up_row)(const Phi& phi, int64_t n, const void* gate, const void* up, const void* gate_bias,
+                 const void* up_bias, void* a);
   // out[n] = scale (x[n] + bias[n]); sums all, bias may be null
   void (*scale_row)(int64_t n, const void* x, const void* bias, const void* scale, void* out);
   // sum[n] += from[n], the second in the storage format

@@ -43,8 +43,7 @@ constexpr int64_t kPanelColumns = std::is_same_v<O, BFloat16> ? 32 : 2 * kLanes<
 // Puts `v` at (row, column ...) of an operand's panels, as gemm.h's pack would have.
 template <class T, class O>
 THRIFTY_INLINE void put(void* panels, int64_t panel_bytes, int64_t row, int64_t column, Vec<T> v) {
-  std::byte* panel =
-      static_cast<std::byte*>(panels) + column / kPanelColumns<O> * panel_bytes;
+  std::byte* panel = static_cast<std::byte*>(panels) + column / kPanelColumns<O> * panel_bytes;
   const int64_t inside = column % kPanelColumns<O>;
   if constexpr (std::is_same_v<O, T>) {
     store(reinterpret_cast<T*>(panel) + row * kPanelColumns<O> + inside, v);
@@ -259,16 +258,24 @@ struct Tiles {
     square(copy, kSteps, columns);
   }
 
+  // A line of each of the next rows: a row is a page or so, where the hardware's prefetch starts
+  // anew, and the rows of a block are many streams for it.
+  static THRIFTY_INLINE void prefetch_rows(const S* w, int64_t step) {
+#pragma GCC unroll 32
+    for (int i = 0; i < kVecs * kLanes<T>; ++i) __builtin_prefetch(w + i * step, 0, 2);
+  }
+
   // M tokens, kVecs vectors of neurons of which `rows` are there.
   template <int M>
-  static THRIFTY_INLINE void few_rows(int64_t rows, int64_t k, const S* w, int64_t step,
-                                      const T* x, int64_t x_ld, T* c, int64_t c_ld) {
+  static THRIFTY_INLINE void few_rows(int64_t rows, int64_t k, const S* w, int64_t step, const T* x,
+                                      int64_t x_ld, T* c, int64_t c_ld) {
     for (int64_t p0 = 0; p0 < k; p0 += kGemmDepth) {
       const int64_t end = k - p0 < kGemmDepth ? k : p0 + kGemmDepth;
       Vec<T> sum[M][kVecs] = {};
       for (int64_t p = p0; p < end; p += kSteps) {
         const int64_t steps = end - p < kSteps ? end - p : kSteps;
         Vec<T> columns[kVecs][kSteps];
+        if (p * int64_t(sizeof(S)) % 64 == 0) prefetch_rows(w + kVecs * kLanes<T> * step + p, step);
         for (int v = 0; v < kVecs; ++v) {
           const S* from = w + v * kLanes<T> * step + p;
           const int64_t left = rows - v * kLanes<T>;
@@ -344,16 +351,16 @@ struct Tiles {
     const T* x = static_cast<const T*>(x_);
     T* c = static_cast<T*>(c_);
     while (tokens > 0) {
-      const int64_t m = tokens >= 4 ? 4 : tokens >= 2 ? 2 : 1;
-      const auto run = m == 4 ? few_of<4> : m == 2 ? few_of<2> : few_of<1>;
+      const int64_t m = tokens < 4 ? tokens : 4;
+      const auto run = m == 4 ? few_of<4> : m == 3 ? few_of<3> : m == 2 ? few_of<2> : few_of<1>;
       run(rows, k, w, step, transposed, x, x_ld, c, c_ld);
       tokens -= m, x += m * x_ld, c += m * c_ld;
     }
   }
 
   static constexpr TileKernels table() {
-    return {up,          up_grad,       untile,        few,           up_row,       scale_row,
-            add_from<T>, add_from<S>,   convert<S, T>, convert<T, S>, convert<S, O>};
+    return {up,          up_grad,     untile,        few,           up_row,       scale_row,
+            add_from<T>, add_from<S>, convert<S, T>, convert<T, S>, convert<S, O>};
   }
 };
 

@@ -16,8 +16,8 @@ std::vector<Wave> cut_waves(const int32_t* offsets, int64_t experts, int64_t nr,
       if (waves.empty() || waves.back().columns + padded > most) waves.emplace_back();
       Wave& wave = waves.back();
       const auto index = int32_t(wave.chunks.size());
-      wave.chunks.push_back({e, first, rows, wave.columns, padded, first == offsets[e],
-                             first + rows == end});
+      wave.chunks.push_back(
+          {e, first, rows, wave.columns, padded, first == offsets[e], first + rows == end});
       wave.chunk_of_panel.insert(wave.chunk_of_panel.end(), size_t(padded / nr), index);
       wave.columns += padded;
     }

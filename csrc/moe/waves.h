@@ -2,9 +2,9 @@
 // operands fit bounded scratch memory.
 //
 // A chunk holds up to kChunkRows rows, so that its operand stays in cache while a thread's share of
-// the weights passes once. Threads share a wave by the weights' rows, not by experts: each walks all
-// chunks with a slice of every expert's weights, so they finish together however tokens are routed.
-// The cut depends on the shape and the routing alone.
+// the weights passes once. Threads share a wave by the weights' rows, not by experts: each walks
+// all chunks with a slice of every expert's weights, so they finish together however tokens are
+// routed. The cut depends on the shape and the routing alone.
 #pragma once
 
 #include <algorithm>

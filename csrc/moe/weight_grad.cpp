@@ -65,8 +65,8 @@ class Worker {
         product_.run(view, 0, first, rows, right, task_.width, product_.c(0), add);
         continue;
       }
-      const std::byte* left = task_.left + (chunk->column * task_.rows + first * chunk->padded) *
-                                               gemm.operand_size;
+      const std::byte* left =
+          task_.left + (chunk->column * task_.rows + first * chunk->padded) * gemm.operand_size;
       gemm.gemm(rows, task_.width, chunk->rows, left, chunk->padded, right, product_.c(0), ld_,
                 add);
     }
@@ -85,10 +85,11 @@ class Worker {
   }
 
   void store_across(int64_t expert, int64_t first, int64_t rows) {
-    kit_.tiles.untile(rows, task_.width, product_.c(0), ld_, nullptr, nullptr, turned_.data(), block_);
+    kit_.tiles.untile(rows, task_.width, product_.c(0), ld_, nullptr, nullptr, turned_.data(),
+                      block_);
     for (int64_t h = 0; h < task_.width; ++h) {
-      from_wide(rows, turned_.data() + h * block_ * kit_.gemm.accumulator_size,
-                task_.out_dtype, task_.out, (expert * task_.width + h) * task_.rows + first);
+      from_wide(rows, turned_.data() + h * block_ * kit_.gemm.accumulator_size, task_.out_dtype,
+                task_.out, (expert * task_.width + h) * task_.rows + first);
     }
   }
 

@@ -2,9 +2,9 @@
 //
 //   C_e [rows, width] = left_e [rows, tokens] right_e [tokens, width]
 //
-// left lies by rows, as operands or as a strided view of stored elements; right is packed with its features as columns. An expert's chunks
-// follow each other, so a block of C stays in scratch until the last of them; where an expert
-// reaches into the next wave, its sums wait in `carry`.
+// left lies by rows, as operands or as a strided view of stored elements; right is packed with its
+// features as columns. An expert's chunks follow each other, so a block of C stays in scratch until
+// the last of them; where an expert reaches into the next wave, its sums wait in `carry`.
 #pragma once
 
 #include "moe/product.h"

@@ -1,5 +1,8 @@
 """The definitions of `thrifty.moe` in plain PyTorch."""
 
+from collections.abc import Callable
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -52,7 +55,9 @@ def moe_route(
         kept = best.sort(dim=-1, descending=True, stable=True).indices[..., :topk_group]
         open_groups = torch.zeros_like(best, dtype=torch.bool).scatter(-1, kept, True)
         barred |= ~open_groups.repeat_interleave(groups.shape[-1], -1)
-    rank = torch.where(barred, -torch.inf, choice).sort(dim=-1, descending=True, stable=True).indices
+    rank = (
+        torch.where(barred, -torch.inf, choice).sort(dim=-1, descending=True, stable=True).indices
+    )
     # A stable sort by "barred" puts the barred ones last, also behind the NaN.
     rank = rank.gather(-1, barred.gather(-1, rank).int().sort(dim=-1, stable=True).indices)
     ids = rank[:, :top_k]
@@ -114,11 +119,11 @@ def grouped_mm(
     """See `thrifty.grouped_mm`."""
     ends = [0, *offs.tolist()]
     if b.dim() == 2:
-        parts = [a[:, i:j] @ b[i:j] for i, j in zip(ends, ends[1:], strict=False)]
+        parts = [a[:, i:j] @ b[i:j] for i, j in pairwise(ends)]
         return torch.stack(parts)
     rows = a if a_idx is None else a[a_idx.long()]
     parts = []
-    for e, (i, j) in enumerate(zip(ends, ends[1:], strict=False)):
+    for e, (i, j) in enumerate(pairwise(ends)):
         part = rows[i:j] @ b[e]
         parts.append(part if bias is None else part + bias[e])
     parts.append(rows.new_zeros(rows.shape[0] - ends[-1], b.shape[2]))
@@ -130,7 +135,7 @@ def grouped_mm(
 
 def activate(z: Tensor, activation: str, interleaved: bool, alpha: float, limit: float) -> Tensor:
     """The activations of `moe_mlp`."""
-    functions = {
+    functions: dict[str, Callable[..., Tensor]] = {
         "swiglu": F.silu,
         "swiglu_clamp": F.silu,
         "geglu": F.gelu,

@@ -1,4 +1,4 @@
-"""The moe family's cases: each names what it exercises. Biases and weights are random everywhere."""
+"""The moe family's cases: each names what it exercises. Biases and weights are random."""
 
 from typing import Any
 
@@ -153,9 +153,7 @@ def transposed_weights(make: Make) -> Call:
 GROUPED = {
     "plain": grouped,
     "bias": lambda m: grouped(m, extras=("bias",)),
-    "bias, row_scale, accumulate": lambda m: grouped(
-        m, extras=("bias", "row_scale", "accumulate")
-    ),
+    "bias, row_scale, accumulate": lambda m: grouped(m, extras=("bias", "row_scale", "accumulate")),
     "a_idx": gathered,
     "many rows": lambda m: grouped(m, (100, 700, 701), 701, k=40, n=70, extras=("bias",)),
     "transposed weights": transposed_weights,
@@ -196,7 +194,7 @@ def mlp(
 
 
 def kinked(make: Make, activation: str) -> Call:
-    """Every z is an odd multiple of 1/2, exact in all dtypes: relu takes the same branch in each."""
+    """Every z is an odd multiple of 1/2 and exact: relu takes the same branch in all dtypes."""
     call = mlp(make, activation=activation)
     call |= {name: make.lattice(*call[name].shape) for name in ("x", "w1")}
     call["b1"] = make.lattice(*call["b1"].shape) + 0.5
@@ -247,12 +245,14 @@ MLPS = {
     "several tiles": lambda m: mlp(m, 70, 64, 100, 3, 2),
     "several tiles, transposed": lambda m: mlp(m, 70, 33, 65, 3, 2, transposed=True),
     "several chunks": lambda m: skewed(m, 600, hidden=33, inner=31),
-    "float32 weights and biases": lambda m: mlp(m)
-    | {
-        "weights": m.normal(9, 3, dtype=torch.float32),
-        "b1": m.normal(5, 14, dtype=torch.float32),
-        "b2": m.normal(5, 11, dtype=torch.float32),
-    },
+    "float32 weights and biases": lambda m: (
+        mlp(m)
+        | {
+            "weights": m.normal(9, 3, dtype=torch.float32),
+            "b1": m.normal(5, 14, dtype=torch.float32),
+            "b2": m.normal(5, 11, dtype=torch.float32),
+        }
+    ),
 }
 
 HALVES = (torch.bfloat16, torch.float16)
