@@ -177,7 +177,7 @@ class NgramTable:
             tails_, lens_, tree.native, mode == "sample", inv_temp,
             _int64(seed, "seed", "draft"), _int64(offset, "offset", "draft"), before,
         )  # fmt: skip
-        return Draft(*arrays, tree.max_depth, mode == "sample")  # type: ignore[call-arg]
+        return Draft(*arrays, tree.max_depth, mode == "sample")  # type: ignore[arg-type, call-arg]
 
     def probabilities(self, tails: Any, ids: Any, lens: Any = None) -> tuple[np.ndarray, ...]:
         """What the table holds of M tokens after each of N contexts, by length of context.
