@@ -319,7 +319,7 @@ class Chain {
 };
 
 template <class T>
-__global__ void __launch_bounds__(kRowWarps* kWarpSize) chain_walk_kernel(ChainArgs args) {
+__global__ void __launch_bounds__(kRowWarps* kWarpSize, 1) chain_walk_kernel(ChainArgs args) {
   const int64_t b = int64_t(blockIdx.x) * kRowWarps + warp_index();
   if (b >= args.call.logits.batch) return;
   Chain<T>(args, b).walk();

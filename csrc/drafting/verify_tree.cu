@@ -129,7 +129,7 @@ class Walker {
 };
 
 template <class T>
-__global__ void __launch_bounds__(kRowWarps* kWarpSize) tree_walk_kernel(TreeArgs args) {
+__global__ void __launch_bounds__(kRowWarps* kWarpSize, 1) tree_walk_kernel(TreeArgs args) {
   const int64_t b = int64_t(blockIdx.x) * kRowWarps + warp_index();
   if (b >= args.call.logits.batch) return;  // a whole warp; there is no barrier below
   Walker<T>(args, b).walk();

@@ -118,7 +118,7 @@ THRIFTY_DEVICE bool walk_row(const DfaArgs& args, int64_t row, Found& found) {
 }
 
 template <class T>
-__global__ void __launch_bounds__(kRowWarps* kWarpSize) awrs_walk_kernel(DfaArgs args) {
+__global__ void __launch_bounds__(kRowWarps* kWarpSize, 1) awrs_walk_kernel(DfaArgs args) {
   const int64_t row = int64_t(blockIdx.x) * kRowWarps + warp_index();
   if (row >= args.rows.rows) return;  // a whole warp; there is no barrier below
   Found found;
