@@ -208,18 +208,25 @@ THRIFTY_DEVICE BlockMasses block_masses(const BlockValues& values, float scale, 
   return masses;
 }
 
-// --- draws
-// ----------------------------------------------------------------------------------------
+// --- draws --------------------------------------------------------------------------------------
+
+// Of the lane `delta` below; the lowest lanes get their own. By index: where ptxas cannot prove
+// that a warp has converged, `shfl_up` becomes a call that spills.
+template <class T>
+THRIFTY_DEVICE T from_below(T value, int delta) {
+  const int lane = lane_index();
+  return shfl(value, lane < delta ? lane : lane - delta);
+}
 
 // The sum over the lanes below.
 THRIFTY_DEVICE double warp_prefix(double value) {
   double sum = value;
 #pragma unroll
   for (int delta = 1; delta < kWarpSize; delta *= 2) {
-    const double below = shfl_up(sum, delta);
+    const double below = from_below(sum, delta);
     if (lane_index() >= delta) sum += below;
   }
-  const double before = shfl_up(sum, 1);
+  const double before = from_below(sum, 1);
   return lane_index() == 0 ? 0 : before;
 }
 

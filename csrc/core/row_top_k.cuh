@@ -41,7 +41,7 @@ class TopKeys {
 
  private:
   static THRIFTY_DEVICE void place(uint64_t& mine, uint64_t key) {
-    const uint64_t above = shfl_up(mine, 1);
+    const uint64_t above = from_below(mine, 1);
     if (key > mine) mine = lane_index() > 0 && key > above ? above : key;
   }
 

@@ -79,7 +79,7 @@ struct ChainView {
 
 // p_0 = 1, p_i = min(p_{i-1} p(x_i) / q(x_i), 1), into shares; 0 from where the chain cannot go on.
 template <class T>
-__global__ void __launch_bounds__(kRowWarps* kWarpSize) chain_shares_kernel(ChainArgs args) {
+__global__ void __launch_bounds__(kRowWarps* kWarpSize, 1) chain_shares_kernel(ChainArgs args) {
   const int64_t b = int64_t(blockIdx.x) * kRowWarps + warp_index();
   if (b >= args.call.logits.batch) return;  // a whole warp; there is no barrier below
   const ChainView chain(args.call, b);

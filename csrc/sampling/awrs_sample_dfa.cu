@@ -150,7 +150,7 @@ __global__ void __launch_bounds__(kRowWarps* kWarpSize) awrs_check_kernel(DfaArg
 }
 
 template <class T>
-__global__ void __launch_bounds__(kRowWarps* kWarpSize) awrs_settle_kernel(DfaArgs args) {
+__global__ void __launch_bounds__(kRowWarps* kWarpSize, 1) awrs_settle_kernel(DfaArgs args) {
   const int64_t row = int64_t(blockIdx.x) * kRowWarps + warp_index();
   if (row >= args.rows.rows || !args.scratch.gave_up[row]) return;
   const int64_t blocks = args.rows.blocks();

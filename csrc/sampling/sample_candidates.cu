@@ -37,7 +37,7 @@ struct CandidateArgs {
 };
 
 template <class T>
-__global__ void __launch_bounds__(kRowWarps* kWarpSize)
+__global__ void __launch_bounds__(kRowWarps* kWarpSize, 1)
     sample_candidates_kernel(CandidateArgs args) {
   const int64_t row = int64_t(blockIdx.x) * kRowWarps + warp_index();
   if (row >= args.rows.rows) return;  // a whole warp; there is no barrier below
