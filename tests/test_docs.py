@@ -63,6 +63,7 @@ EXCERPTS = [block for page in PAGES for block in blocks(page) if block.file]
 
 @pytest.mark.parametrize("page", SNIPPETS, ids=name)
 def test_snippets_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tests").symlink_to(ROOT / "tests")  # pages load the model that is there
     monkeypatch.chdir(tmp_path)
     names: dict = {"__name__": "__main__"}
     for block in blocks(page):
