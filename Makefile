@@ -7,7 +7,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BENCH  ?= --quick
-PYTEST ?= -q
+PYTEST ?= -q -m 'not slow'
 BIN    := $(VENV)/bin
 RUN    := PATH="$(abspath $(BIN)):$$PATH"
 PIP    := $(BIN)/python -m pip install -q --disable-pip-version-check
