@@ -30,8 +30,8 @@ THRIFTY_INLINE void apply_word(uint32_t word, U* p, U minus_infinity) {
     Lanes bit, x;
     for (int i = 0; i < kCount; ++i) bit[i] = U(1u << ((first + i) % kBits));
     __builtin_memcpy(&x, p + first, sizeof x);
-    const Lanes part = U(word >> (first / kBits * kBits)) - Lanes{};
-    x = (part & bit) == bit ? x : minus_infinity - Lanes{};
+    const U part = U(word >> (first / kBits * kBits));
+    x = ((part - Lanes{}) & bit) == bit ? x : minus_infinity - Lanes{};
     __builtin_memcpy(p + first, &x, sizeof x);
   }
 }
