@@ -50,8 +50,8 @@ def speculative_generate(
     determined by `torch.manual_seed` and the drafter's table.
 
     Any causal language model of `transformers` 5. Trees need attention by "sdpa" or "eager" and a
-    cache of full-attention layers; else drafts are chains. Windowed, recurrent and quantized layers
-    work for one sequence, static caches do not.
+    cache of full-attention layers; else drafts are chains. Windowed layers work for one sequence,
+    static caches do not; recurrent and quantized ones have not been tried.
 
     Processors are applied to each drafted node with that node's own prefix. Processors of
     `transformers` that keep a state are refused. One's own should be functions of (input_ids,
