@@ -3,17 +3,10 @@
 
 #include <type_traits>
 
+#include "core/cuda/status.h"
 #include "core/row_threshold.h"
 
 namespace thrifty::cuda {
-
-// What went wrong with which kernel, if anything.
-struct LaunchStatus {
-  cudaError_t error = cudaSuccess;
-  const char* kernel = "";
-
-  bool ok() const { return error == cudaSuccess; }
-};
 
 // Cuts scratch memory into arrays, each on 16 bytes. Without memory it only counts.
 class Carver {

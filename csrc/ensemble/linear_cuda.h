@@ -4,19 +4,12 @@
 // graph. Everything is deterministic.
 #pragma once
 
-#include <driver_types.h>
-
+#include "core/cuda/status.h"
 #include "ensemble/linear.h"
 
 namespace thrifty::ensemble::cuda {
 
-// What went wrong with which kernel, if anything.
-struct Status {
-  cudaError_t error = cudaSuccess;
-  const char* kernel = "";
-
-  bool ok() const { return error == cudaSuccess; }
-};
+using Status = thrifty::cuda::LaunchStatus;
 
 // Kernels count rows of a member, columns and members in 32 bits: std::invalid_argument beyond.
 void check_counts(const std::string& op, const Layer& layer);

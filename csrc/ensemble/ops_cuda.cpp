@@ -10,24 +10,22 @@ namespace {
 struct Cuda {
   static void check(const std::string& op, const char* name, const Tensor& tensor,
                     const Tensor& x) {
-    edge::check_device(op, name, tensor, x);
+    edge::check_device(op, name, tensor, "x", x);
   }
   static void check(const std::string& op, const Layer& layer) { cuda::check_counts(op, layer); }
 
   static void fwd(const Layer& layer, const Tensor& x, void* out, void* z) {
     const edge::CudaScope scope(x);
-    done(cuda::linear_fwd(layer, out, z, scope.stream));
+    edge::check_launch(cuda::linear_fwd(layer, out, z, scope.stream));
   }
 
   static void bwd(const Layer& layer, const Tensor& x, const void* grad, const void* z,
                   const LayerGrads& grads) {
-    const edge::CudaScope scope(x);
-    const Tensor scratch = edge::scratch(x, cuda::linear_bwd_scratch(layer, grads));
-    done(cuda::linear_bwd(layer, grad, z, grads, edge::data(scratch), scope.stream));
+    edge::run_on(x, cuda::linear_bwd_scratch(layer, grads),
+                 [&](void* scratch, cudaStream_t stream) {
+                   return cuda::linear_bwd(layer, grad, z, grads, scratch, stream);
+                 });
   }
-
- private:
-  static void done(const cuda::Status& status) { edge::check_launch(status.kernel, status.error); }
 };
 
 }  // namespace

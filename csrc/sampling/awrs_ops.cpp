@@ -1,140 +1,29 @@
 // torch.ops.thrifty.*: adaptive weighted rejection sampling and resampling on the CPU.
-#include <tuple>
-
-#include "sampling/awrs_sample_dfa.h"
-#include "sampling/awrs_weights.h"
-#include "sampling/edge.h"
-#include "sampling/sample_candidates.h"
-#include "sampling/smc_resample.h"
+#include "sampling/awrs_ops.h"
 
 namespace thrifty::sampling::ops {
 namespace {
 
-using edge::ScalarType;
-
-Tensor matrix(const Tensor& like, int64_t rows, int64_t columns, ScalarType dtype) {
-  return torch::stable::new_empty(like, {rows, columns}, dtype);
-}
-
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> sample_candidates(
-    const Tensor& logits, int64_t k, const OptionalTensor& bitmask, const OptionalTensor& mask_rows,
-    const OptionalTensor& inv_temperature, const OptionalTensor& drawn, const Tensor& seeds,
-    const Tensor& offsets) {
-  const BatchTensors batch(logits, bitmask, mask_rows, inv_temperature);
-  const OptionalTensor before = edge::dense(drawn);
-  const Tensor keys = edge::dense(seeds), counts = edge::dense(offsets);
-  const SampleCandidates op = check_sample_candidates({.batch = batch.args("sample_candidates"),
-                                                       .k = k,
-                                                       .drawn = edge::array(before),
-                                                       .seeds = edge::array(keys),
-                                                       .offsets = edge::array(counts)});
-  const int64_t rows = op.batch.rows;
-  Tensor ids = matrix(logits, rows, op.k, ScalarType::Int);
-  Tensor logp = matrix(logits, rows, op.k, ScalarType::Float);
-  Tensor log_rest = matrix(logits, rows, op.k, ScalarType::Float);
-  Tensor log_tail = per_row(logits, rows, ScalarType::Float);
-  Tensor lse = per_row(logits, rows, ScalarType::Float);
-  Tensor status = per_row(logits, rows, ScalarType::Int);
-  sampling::sample_candidates(op,
-                              {data<int32_t>(ids), data<float>(logp), data<float>(log_rest),
-                               data<float>(log_tail), data<float>(lse), data<int32_t>(status)},
-                              edge::torch_threads);
-  return {ids, logp, log_rest, log_tail, lse, status};
-}
-
-Tensor awrs_coins(const Tensor& seeds, const Tensor& offsets, int64_t k) {
-  const Tensor keys = edge::dense(seeds), counts = edge::dense(offsets);
-  const Array array = edge::array(keys);
-  const int64_t rows = array.numel();
-  const int64_t* key = check_seeds("awrs_coins", "seeds", array, rows);
-  const int64_t* count = check_seeds("awrs_coins", "offsets", edge::array(counts), rows);
-  THRIFTY_CHECK(k >= 0, "awrs_coins: k: expected a number of coins, got ", k);
-  Tensor coins = matrix(seeds, rows, k, ScalarType::Double);
-  sampling::awrs_coins(key, count, rows, k, data<double>(coins));
-  return coins;
-}
-
-std::tuple<Tensor, Tensor, Tensor, Tensor> awrs_weights(
-    const Tensor& allowed_, const Tensor& logp_, const Tensor& log_rest_, const Tensor& log_tail_,
-    const OptionalTensor& coins_, const std::string& estimator, int64_t extra, int64_t budget) {
-  const Tensor allowed = edge::dense(allowed_), logp = edge::dense(logp_),
-               log_rest = edge::dense(log_rest_), log_tail = edge::dense(log_tail_);
-  const OptionalTensor coins = edge::dense(coins_);
-  const AwrsWeights problem = check_awrs_weights({.allowed = edge::array(allowed),
-                                                  .logp = edge::array(logp),
-                                                  .log_rest = edge::array(log_rest),
-                                                  .log_tail = edge::array(log_tail),
-                                                  .coins = edge::array(coins),
-                                                  .estimator = estimator,
-                                                  .extra = extra,
-                                                  .budget = budget});
-  const int64_t n = problem.rows;
-  Tensor pos = per_row(logp, n, ScalarType::Int), logw = edge::empty(logp, {n}),
-         need_more = per_row(logp, n, ScalarType::Bool),
-         n_checked = per_row(logp, n, ScalarType::Int);
-  const AwrsWeightsOut out{static_cast<int32_t*>(edge::data(pos)), edge::data(logw),
-                           static_cast<uint8_t*>(edge::data(need_more)),
-                           static_cast<int32_t*>(edge::data(n_checked))};
-  sampling::awrs_weights(problem, out, edge::torch_threads);
-  return {pos, logw, need_more, n_checked};
-}
-
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> awrs_sample_dfa(
-    const Tensor& logits, const Tensor& next_, const Tensor& accepting_, const Tensor& tok_offsets_,
-    const Tensor& tok_bytes_, const Tensor& eos_ids_, const Tensor& state_,
-    const OptionalTensor& inv_temperature, const Tensor& seeds, const Tensor& offsets,
-    const std::string& estimator, int64_t extra, int64_t budget, int64_t fallback_token) {
-  const BatchTensors batch(logits, std::nullopt, std::nullopt, inv_temperature);
-  const Tensor next = edge::dense(next_), accepting = edge::dense(accepting_),
-               tok_offsets = edge::dense(tok_offsets_), tok_bytes = edge::dense(tok_bytes_),
-               eos_ids = edge::dense(eos_ids_), state = edge::dense(state_),
-               keys = edge::dense(seeds), counts = edge::dense(offsets);
-  const AwrsSampleDfa op = check_awrs_sample_dfa({.batch = batch.args("awrs_sample_dfa"),
-                                                  .dfa = {.next = edge::array(next),
-                                                          .accepting = edge::array(accepting),
-                                                          .offsets = edge::array(tok_offsets),
-                                                          .bytes = edge::array(tok_bytes),
-                                                          .eos_ids = edge::array(eos_ids)},
-                                                  .state = edge::array(state),
-                                                  .seeds = edge::array(keys),
-                                                  .offsets = edge::array(counts),
-                                                  .estimator = estimator,
-                                                  .extra = extra,
-                                                  .budget = budget,
-                                                  .fallback_token = fallback_token});
-  const int64_t rows = op.batch.rows;
-  Tensor token = per_row(logits, rows, ScalarType::Long);
-  Tensor logw = per_row(logits, rows, ScalarType::Float);
-  Tensor new_state = per_row(logits, rows, ScalarType::Int);
-  Tensor n_checked = per_row(logits, rows, ScalarType::Int);
-  Tensor status = per_row(logits, rows, ScalarType::Int);
-  sampling::awrs_sample_dfa(op,
-                            {data<int64_t>(token), data<float>(logw), data<int32_t>(new_state),
-                             data<int32_t>(n_checked), data<int32_t>(status)},
-                            edge::torch_threads);
-  return {token, logw, new_state, n_checked, status};
-}
-
-std::tuple<Tensor, Tensor, Tensor, Tensor> smc_resample(const Tensor& logw_, const Tensor& seeds_,
-                                                        const Tensor& offsets_,
-                                                        const std::string& method,
-                                                        double ess_threshold) {
-  const Tensor logw = edge::dense(logw_), seeds = edge::dense(seeds_),
-               offsets = edge::dense(offsets_);
-  const SmcResample problem = check_smc_resample({.logw = edge::array(logw),
-                                                  .seeds = edge::array(seeds),
-                                                  .offsets = edge::array(offsets),
-                                                  .method = method,
-                                                  .ess_threshold = ess_threshold});
-  const int64_t p = problem.populations, n = problem.particles;
-  Tensor ancestors = torch::stable::new_empty(logw, {p, n}, ScalarType::Long),
-         fresh = edge::empty(logw, {p, n}), ess = edge::empty(logw, {p}),
-         increment = edge::empty(logw, {p});
-  const SmcResampleOut out{static_cast<int64_t*>(edge::data(ancestors)), edge::data(fresh),
-                           edge::data(ess), edge::data(increment)};
-  sampling::smc_resample(problem, out, edge::torch_threads);
-  return {ancestors, fresh, ess, increment};
-}
+struct Cpu {
+  static void check(const char*, const char*, const Tensor&, const char*, const Tensor&) {}
+  static void sample_candidates(const SampleCandidates& op, const Tensor&,
+                                const SampleCandidatesOut& out) {
+    sampling::sample_candidates(op, out, edge::torch_threads);
+  }
+  static void awrs_coins(const int64_t* seeds, const int64_t* offsets, int64_t rows, int64_t k,
+                         const Tensor&, double* coins) {
+    sampling::awrs_coins(seeds, offsets, rows, k, coins);
+  }
+  static void awrs_weights(const AwrsWeights& op, const Tensor&, const AwrsWeightsOut& out) {
+    sampling::awrs_weights(op, out, edge::torch_threads);
+  }
+  static void awrs_sample_dfa(const AwrsSampleDfa& op, const Tensor&, const AwrsSampleDfaOut& out) {
+    sampling::awrs_sample_dfa(op, out, edge::torch_threads);
+  }
+  static void smc_resample(const SmcResample& op, const Tensor&, const SmcResampleOut& out) {
+    sampling::smc_resample(op, out, edge::torch_threads);
+  }
+};
 
 }  // namespace
 }  // namespace thrifty::sampling::ops
@@ -160,9 +49,5 @@ STABLE_TORCH_LIBRARY_FRAGMENT(thrifty, m) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(thrifty, CPU, m) {
-  m.impl("sample_candidates", TORCH_BOX(&thrifty::sampling::ops::sample_candidates));
-  m.impl("awrs_coins", TORCH_BOX(&thrifty::sampling::ops::awrs_coins));
-  m.impl("awrs_sample_dfa", TORCH_BOX(&thrifty::sampling::ops::awrs_sample_dfa));
-  m.impl("awrs_weights", TORCH_BOX(&thrifty::sampling::ops::awrs_weights));
-  m.impl("smc_resample", TORCH_BOX(&thrifty::sampling::ops::smc_resample));
+  THRIFTY_IMPL_AWRS_OPS(m, thrifty::sampling::ops::Cpu);
 }

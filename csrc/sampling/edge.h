@@ -9,6 +9,7 @@
 namespace thrifty::sampling::ops {
 
 using edge::OptionalTensor;
+using edge::ScalarType;
 using edge::Tensor;
 
 // Holds what a Batch points into.
@@ -55,9 +56,34 @@ struct FilterTensors {
   }
 };
 
+// SameDevice<Device>(op, "logits", logits)("seeds", seeds)...: each lies where the first does.
+template <class Device>
+class SameDevice {
+ public:
+  SameDevice(const char* op, const char* name, const Tensor& first)
+      : op_(op), first_name_(name), first_(first) {
+    (*this)(name, first);
+  }
+  const SameDevice& operator()(const char* name, const Tensor& tensor) const {
+    Device::check(op_, name, tensor, first_name_, first_);
+    return *this;
+  }
+  const SameDevice& operator()(const char* name, const OptionalTensor& tensor) const {
+    return tensor ? (*this)(name, *tensor) : *this;
+  }
+
+ private:
+  const char *op_, *first_name_;
+  const Tensor& first_;
+};
+
 // A result of one element per row.
-inline Tensor per_row(const Tensor& like, int64_t rows, edge::ScalarType dtype) {
+inline Tensor per_row(const Tensor& like, int64_t rows, ScalarType dtype) {
   return torch::stable::new_empty(like, {rows}, dtype);
+}
+
+inline Tensor matrix(const Tensor& like, int64_t rows, int64_t columns, ScalarType dtype) {
+  return torch::stable::new_empty(like, {rows, columns}, dtype);
 }
 
 template <class T>

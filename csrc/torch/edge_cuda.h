@@ -9,6 +9,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "core/cuda/status.h"
 #include "torch/edge.h"
 
 namespace thrifty::edge {
@@ -18,14 +19,15 @@ inline std::string device_text(const Tensor& tensor) {
   return tensor.is_cpu() ? "cpu" : "another device";
 }
 
-// An op runs here when any of its tensors is on CUDA; all of them must be, on x's device.
+// An op runs here when any of its tensors is on CUDA; all of them must be, on the device of the
+// first, which decides.
 inline void check_device(const std::string& op, const char* name, const Tensor& tensor,
-                         const Tensor& x) {
-  THRIFTY_CHECK(x.is_cuda(), op, ": x: expected a CUDA tensor, as others are, got one on ",
-                device_text(x));
-  THRIFTY_CHECK(tensor.is_cuda() && tensor.get_device_index() == x.get_device_index(), op, ": ",
-                name, ": expected a tensor on ", device_text(x), " like x, got one on ",
-                device_text(tensor));
+                         const char* first_name, const Tensor& first) {
+  THRIFTY_CHECK(first.is_cuda(), op, ": ", first_name,
+                ": expected a CUDA tensor, as others are, got one on ", device_text(first));
+  THRIFTY_CHECK(tensor.is_cuda() && tensor.get_device_index() == first.get_device_index(), op, ": ",
+                name, ": expected a tensor on ", device_text(first), " like ", first_name,
+                ", got one on ", device_text(tensor));
 }
 
 // Makes x's device the current one for a scope; `stream` is torch's current stream on it.
@@ -50,10 +52,19 @@ inline Tensor scratch(const Tensor& like, int64_t bytes) {
   return torch::stable::new_empty(like, {bytes}, ScalarType::Byte);
 }
 
-inline void check_launch(const char* kernel, cudaError_t error) {
-  if (error == cudaSuccess) return;
-  throw std::runtime_error(concat("thrifty: CUDA kernel ", kernel, ": ", cudaGetErrorName(error),
-                                  " (", cudaGetErrorString(error), ")"));
+inline void check_launch(const cuda::LaunchStatus& status) {
+  if (status.error == cudaSuccess) return;
+  throw std::runtime_error(concat("thrifty: CUDA kernel ", status.kernel, ": ",
+                                  cudaGetErrorName(status.error), " (",
+                                  cudaGetErrorString(status.error), ")"));
+}
+
+// body(scratch, stream) -> LaunchStatus on the device of `like`, with so many bytes of scratch.
+template <class Body>
+void run_on(const Tensor& like, int64_t bytes, const Body& body) {
+  const CudaScope scope(like);
+  const Tensor memory = scratch(like, bytes);
+  check_launch(body(data(memory), scope.stream));
 }
 
 }  // namespace thrifty::edge
