@@ -62,7 +62,11 @@ def differentiable(
 
 
 def differentiable_no_more(name: str, public: str) -> Callable[..., Any]:
-    """The same for the backward op of `public`: differentiating it again is a clear error."""
+    """The same for the backward op of `public`: differentiating it again is a clear error.
+
+    On purpose: training takes first derivatives, and kernels for the second would be a third set
+    of all of them. Without a rule autograd would take what the op returns for constants.
+    """
 
     def setup_context(ctx: Any, inputs: tuple, output: Any) -> None:
         """Nothing to save."""

@@ -98,7 +98,7 @@ def test_strides_beyond_32_bits() -> None:
     try:
         memory = torch.empty(2**31 + 64, dtype=torch.float16)  # two pages of it are touched
     except RuntimeError:
-        pytest.skip("no address space for 4 GB")
+        pytest.skip("this machine has no 4 GB of address space, which strides of 2^31 need")
     call = layer(Make("cpu", torch.float16), batch=2)
     far = memory.as_strided((2, 7), (2**31, 1)).copy_(call["x"])
     expected = batch_ensemble_linear(**call)

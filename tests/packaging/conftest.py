@@ -13,7 +13,7 @@ sys.path.insert(0, str(ROOT / ".ci"))
 def build_dir() -> Path:
     folder = ROOT / "build" / sys.implementation.cache_tag
     if not (folder / "compile_commands.json").exists():
-        pytest.skip("no build folder: thrifty is installed from a wheel")
+        pytest.skip(f"no objects to look at in {folder}: `make build` leaves them there")
     return folder
 
 
