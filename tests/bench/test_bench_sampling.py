@@ -44,5 +44,6 @@ def test_bars_name_cases_and_implementations(monkeypatch):
     by_name = {case.name: case for case in sampling.cases(CPU)}
     for bar in sampling.BARS:
         of = bar.of if isinstance(bar.of, tuple) else (bar.of,)
-        assert {*of, bar.over} <= set(by_name[bar.case].impls)
-        assert bar.at_least is not None
+        divisor = {bar.over} if bar.over else set()
+        assert divisor.union(of) <= set(by_name[bar.case].impls)
+        assert (bar.at_least is None) != (bar.at_most is None)
