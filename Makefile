@@ -7,7 +7,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BENCH  ?= --quick
-PYTEST ?= -q -m 'not slow'
+PYTEST ?= -q -m 'not slow' -n auto --maxprocesses=4
 BIN    := $(VENV)/bin
 RUN    := PATH="$(abspath $(BIN)):$$PATH"
 PIP    := $(BIN)/python -m pip install -q --disable-pip-version-check
@@ -75,9 +75,10 @@ $(BUILT): $(VENV)/.requirements $(CUTLASS) $(SOURCES) CMakeLists.txt pyproject.t
 build: $(BUILT)
 	@cat $(BUILD_DIR)/cuda.txt
 
+# Passive: workers share the cores, and threads that spin while they wait would take them.
 test: build $(VENV)/.no-deps
 	$(RUN) ctest --test-dir $(BUILD_DIR) --output-on-failure -j2 --no-tests=ignore
-	$(BIN)/python -m pytest $(PYTEST) tests
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest $(PYTEST) tests
 
 bench: build $(VENV)/.no-deps
 	$(BIN)/python -m bench $(BENCH)
