@@ -6,6 +6,7 @@
 namespace thrifty::python {
 void bind_drafting(py::module_& m);
 void bind_ensemble(py::module_& m);
+void bind_expert_cache(py::module_& m);
 void bind_moe(py::module_& m);
 void bind_sampling(py::module_& m);
 void bind_verify(py::module_& m);
@@ -24,6 +25,7 @@ PYBIND11_MODULE(_native, m, pybind11::mod_gil_not_used()) {
   thrifty::python::bind_drafting(m);
   thrifty::python::bind_ensemble(m);
   thrifty::python::bind_moe(m);
+  thrifty::python::bind_expert_cache(m);
   thrifty::python::bind_sampling(m);
   thrifty::python::bind_verify(m);
   thrifty::python::bind_awrs(m);

@@ -3,6 +3,7 @@
 #include "moe/grouped_mm.h"
 #include "moe/mlp.h"
 #include "moe/route.h"
+#include "moe/token_rows.h"
 #include "python/numpy_edge.h"
 
 namespace thrifty::python {
@@ -103,6 +104,48 @@ py::array moe_mlp(const py::array& x_, const py::array& w1_, const py::array& w2
   return out;
 }
 
+py::tuple token_topk(const py::array& scores_, int64_t k) {
+  const py::array scores = dense(scores_);
+  const moe::TokenTopk topk = moe::check_token_topk(view(scores), k);
+  std::vector<py::ssize_t> shape(scores.shape(), scores.shape() + scores.ndim());
+  shape.back() = py::ssize_t(k);
+  py::array_t<int64_t> index(shape);
+  py::array weights(scores.dtype(), shape);
+  int64_t* chosen = index.mutable_data();
+  void* data = weights.mutable_data();
+  {
+    const py::gil_scoped_release nogil;
+    moe::token_topk(topk, data, chosen, pool);
+  }
+  return py::make_tuple(weights, index);
+}
+
+py::array gather_rows(const py::array& x_, const py::array& index_, const OptionalArray& weights_) {
+  const py::array x = dense(x_), index = dense(index_);
+  const OptionalArray weights = dense(weights_);
+  const moe::TokenRowsOp op = moe::check_gather_rows(view(x), view(index), view(weights));
+  std::vector<int64_t> shape(index.shape(), index.shape() + index.ndim());
+  shape.push_back(op.width);
+  py::array out = empty(x, shape);
+  void* data = out.mutable_data();
+  const py::gil_scoped_release nogil;
+  moe::gather_rows(op, data, pool);
+  return out;
+}
+
+py::array scatter_add_rows(const py::array& x_, const py::array& index_, const py::array& src_,
+                           const OptionalArray& weights_) {
+  const py::array x = dense(x_), index = dense(index_), src = dense(src_);
+  const OptionalArray weights = dense(weights_);
+  const moe::TokenRowsOp op =
+      moe::check_scatter_add_rows(view(x), view(index), view(src), view(weights));
+  py::array out = empty(x, std::vector<int64_t>(x.shape(), x.shape() + x.ndim()));
+  void* data = out.mutable_data();
+  const py::gil_scoped_release nogil;
+  moe::scatter_add_rows(op, data, pool);
+  return out;
+}
+
 }  // namespace
 
 // Without defaults: numpy.py has them, and the documentation.
@@ -111,6 +154,9 @@ void bind_moe(py::module_& m) {
   m.def("moe_permute", &moe_permute);
   m.def("grouped_mm", &grouped_mm);
   m.def("moe_mlp", &moe_mlp);
+  m.def("token_topk", &token_topk);
+  m.def("gather_rows", &gather_rows);
+  m.def("scatter_add_rows", &scatter_add_rows);
 }
 
 }  // namespace thrifty::python

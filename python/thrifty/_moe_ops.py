@@ -194,3 +194,73 @@ def _backward_mlp(ctx: Any, grad: Tensor | None, _: None) -> tuple:
 
 moe_mlp_fwd = differentiable("moe_mlp_fwd", _setup_mlp, _backward_mlp)
 moe_mlp_bwd = differentiable_no_more("moe_mlp_bwd", "moe_mlp")
+
+
+# ---- tokens that leave their sequences and come back; linear, so gradients are the ops themselves
+
+
+@torch.library.register_fake("thrifty::token_topk")
+def _(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    shape = (*scores.shape[:-1], k)
+    return scores.new_empty(shape), scores.new_empty(shape, dtype=torch.int64)
+
+
+def _setup_topk(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(output[1])
+    ctx.length = inputs[0].shape[-1]
+
+
+def _backward_topk(ctx: Any, grad: Tensor | None, _: None) -> tuple:
+    if grad is None:
+        return None, None
+    (index,) = ctx.saved_tensors
+    return grad.new_zeros((*grad.shape[:-1], ctx.length)).scatter(-1, index, grad), None
+
+
+token_topk = differentiable("token_topk", _setup_topk, _backward_topk)
+
+
+@torch.library.register_fake("thrifty::gather_rows")
+def _(x: Tensor, index: Tensor, weights: Tensor | None) -> Tensor:
+    return x.new_empty((*index.shape, x.shape[-1]))
+
+
+@torch.library.register_fake("thrifty::scatter_add_rows")
+def _(x: Tensor, index: Tensor, src: Tensor, weights: Tensor | None) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+def _setup_rows(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _row_products(a: Tensor, b: Tensor, weights: Tensor) -> Tensor:
+    """<a, b> of each row: the gradient of its weight."""
+    wide = _sums(a).dtype
+    return (a.to(wide).contiguous() * b.to(wide)).sum(-1).to(weights.dtype)
+
+
+def _backward_gather(ctx: Any, grad: Tensor) -> tuple:
+    x, index, weights = ctx.saved_tensors
+    needs = ctx.needs_input_grad
+    dx = scatter_add_rows(torch.zeros_like(x), index, grad, weights) if needs[0] else None
+    dweights = None
+    if needs[2]:
+        dweights = _row_products(grad, gather_rows(x, index, None), weights)
+    return dx, None, dweights
+
+
+def _backward_scatter(ctx: Any, grad: Tensor) -> tuple:
+    _, index, src, weights = ctx.saved_tensors
+    needs = ctx.needs_input_grad
+    dsrc = gather_rows(grad, index, weights) if needs[2] else None
+    dweights = None
+    if needs[3]:
+        dweights = _row_products(src, gather_rows(grad, index, None), weights)
+    return grad if needs[0] else None, None, dsrc, dweights
+
+
+gather_rows = differentiable("gather_rows", _setup_rows, _backward_gather)
+scatter_add_rows = differentiable("scatter_add_rows", _setup_rows, _backward_scatter)

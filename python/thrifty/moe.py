@@ -11,8 +11,21 @@ import torch
 from torch import Tensor
 
 from thrifty import _moe_ops
+from thrifty._expert_cache import ExpertCache, Load
+from thrifty._token_rows import gather_rows, scatter_add_rows, token_topk
 
-__all__ = ["bucket_sort", "grouped_mm", "moe_mlp", "moe_permute", "moe_route"]
+__all__ = [
+    "ExpertCache",
+    "Load",
+    "bucket_sort",
+    "gather_rows",
+    "grouped_mm",
+    "moe_mlp",
+    "moe_permute",
+    "moe_route",
+    "scatter_add_rows",
+    "token_topk",
+]
 
 
 def bucket_sort(ids: Tensor, buckets: int) -> tuple[Tensor, Tensor]:

@@ -18,6 +18,7 @@ import numpy as np
 from thrifty import _native
 from thrifty._byte_dfa import ByteDFA, Vocabulary
 from thrifty._draft_tree import Draft, DraftTree
+from thrifty._expert_cache import ExpertCache, Load
 from thrifty._native import cpu_isa, get_num_threads, set_num_threads
 from thrifty._ngram_table import NgramTable
 from thrifty._numpy_awrs import (
@@ -34,6 +35,8 @@ __all__ = [
     "ByteDFA",
     "Draft",
     "DraftTree",
+    "ExpertCache",
+    "Load",
     "NgramTable",
     "Vocabulary",
     "apply_token_bitmask_",
@@ -45,6 +48,7 @@ __all__ = [
     "cpu_isa",
     "ensemble_linear",
     "filter_threshold",
+    "gather_rows",
     "get_num_threads",
     "grouped_mm",
     "masked_sample",
@@ -53,8 +57,10 @@ __all__ = [
     "moe_route",
     "row_stats",
     "sample_candidates",
+    "scatter_add_rows",
     "set_num_threads",
     "smc_resample",
+    "token_topk",
     "verify_chain",
     "verify_tree",
 ]
@@ -193,3 +199,20 @@ def moe_mlp(
         x, w1, w2, ids, weights, b1, b2, activation, transposed, interleaved, alpha, limit,
         expert_map,
     )  # fmt: skip
+
+
+def token_topk(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k best tokens of each sequence: (weights, index); see `thrifty.token_topk`."""
+    return _native.token_topk(scores, k)
+
+
+def gather_rows(x: np.ndarray, index: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """Rows of each sequence; see `thrifty.gather_rows`."""
+    return _native.gather_rows(x, index, weights)
+
+
+def scatter_add_rows(
+    x: np.ndarray, index: np.ndarray, src: np.ndarray, weights: np.ndarray | None = None
+) -> np.ndarray:
+    """x with rows added at an index; see `thrifty.scatter_add_rows`."""
+    return _native.scatter_add_rows(x, index, src, weights)

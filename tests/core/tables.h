@@ -7,6 +7,7 @@
 #include "core/gemm.h"
 #include "core/logits.h"
 #include "ensemble/rows.h"
+#include "moe/tiles.h"
 #include "sampling/bitmask.h"
 
 #define THRIFTY_TEST_TABLES(isa)                     \
@@ -15,6 +16,7 @@
   extern const ensemble::RowTable ensemble_rows;     \
   extern const LogitsTable logits_table;             \
   extern const sampling::BitmaskTable bitmask_table; \
+  extern const moe::TileTable moe_tiles;             \
   }
 THRIFTY_TEST_TABLES(wide)
 THRIFTY_TEST_TABLES(amx_twin)
@@ -27,10 +29,14 @@ struct Tables {
   const ensemble::RowTable& rows;
   const LogitsTable& logits;
   const sampling::BitmaskTable& bitmask;
+  const moe::TileTable& tiles;
 };
 
-#define THRIFTY_TABLES_OF(isa) \
-  Tables { #isa, isa::gemm_table, isa::ensemble_rows, isa::logits_table, isa::bitmask_table }
+#define THRIFTY_TABLES_OF(isa)                                                        \
+  Tables {                                                                            \
+    #isa, isa::gemm_table, isa::ensemble_rows, isa::logits_table, isa::bitmask_table, \
+        isa::moe_tiles                                                                \
+  }
 
 inline std::vector<Tables> all_tables() {
   std::vector<Tables> all{THRIFTY_TABLES_OF(baseline), THRIFTY_TABLES_OF(wide),

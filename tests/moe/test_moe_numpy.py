@@ -13,7 +13,8 @@ from helpers import assert_rejects
 from thrifty.reference.cases import Make, OpCase, all_cases, tensors
 from thrifty.reference.moe_cases import mlp
 
-OPS = ("moe_route", "moe_permute", "grouped_mm", "moe_mlp")
+OPS = ("moe_route", "moe_permute", "grouped_mm", "moe_mlp", "token_topk", "gather_rows",
+       "scatter_add_rows")  # fmt: skip
 TORCH_ALONE = {"recompute", "stats", "threshold"}  # gradients, statistics
 
 

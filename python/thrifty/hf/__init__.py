@@ -5,16 +5,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from thrifty.hf.constrained import ConstrainedLogitsProcessor, vocabulary
+    from thrifty.hf.experts import enable
     from thrifty.hf.ngram_drafter import NgramDrafter
     from thrifty.hf.speculative import speculative_generate
 
 _PLACES = {
     "ConstrainedLogitsProcessor": "constrained",
     "NgramDrafter": "ngram_drafter",
+    "enable": "experts",
     "speculative_generate": "speculative",
     "vocabulary": "constrained",
 }
-__all__ = ["ConstrainedLogitsProcessor", "NgramDrafter", "speculative_generate", "vocabulary"]
+__all__ = [
+    "ConstrainedLogitsProcessor",
+    "NgramDrafter",
+    "enable",
+    "speculative_generate",
+    "vocabulary",
+]
 
 
 def __getattr__(name: str) -> Any:

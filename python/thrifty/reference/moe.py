@@ -189,3 +189,37 @@ def moe_mlp(
         y = (y + (0 if b2 is None else b2[e])) * weights[token, choice, None]
         out = out.index_add(0, token, y.to(out.dtype))
     return out
+
+
+def token_topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """See `thrifty.token_topk`."""
+    ranked = scores.detach().masked_fill(scores.isnan(), -torch.inf)
+    # A stable sort keeps the lower index; a NaN ranks below -inf.
+    order = scores.isnan().long().sort(dim=-1, stable=True)[1]
+    order = order.gather(-1, ranked.gather(-1, order).sort(dim=-1, descending=True, stable=True)[1])
+    index = order[..., :k].sort(-1)[0]
+    return scores.gather(-1, index), index
+
+
+def _inside(index: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Which indices exist; the others name the row that `F.pad` puts behind the last."""
+    length = x.shape[-2]
+    inside = ((index >= 0) & (index < length)).unsqueeze(-1)
+    at = index.long().unsqueeze(-1).where(inside, length)
+    return at.expand(*index.shape, x.shape[-1]), inside
+
+
+def gather_rows(x: Tensor, index: Tensor, weights: Tensor | None = None) -> Tensor:
+    """See `thrifty.gather_rows`."""
+    at, inside = _inside(index, x)
+    rows = F.pad(x, (0, 0, 0, 1)).gather(-2, at)
+    return rows if weights is None else (rows * weights.unsqueeze(-1)).where(inside, 0)
+
+
+def scatter_add_rows(
+    x: Tensor, index: Tensor, src: Tensor, weights: Tensor | None = None
+) -> Tensor:
+    """See `thrifty.scatter_add_rows`."""
+    at, inside = _inside(index, x)
+    src = src if weights is None else (src * weights.unsqueeze(-1)).where(inside, 0)
+    return F.pad(x, (0, 0, 0, 1)).scatter_add(-2, at, src.to(x.dtype))[..., :-1, :]

@@ -5,7 +5,16 @@ from typing import Any
 import torch
 
 from thrifty.reference.cases import FLOATS, Call, Make, OpCase
-from thrifty.reference.moe import bucket_sort, grouped_mm, moe_mlp, moe_permute, moe_route
+from thrifty.reference.moe import (
+    bucket_sort,
+    gather_rows,
+    grouped_mm,
+    moe_mlp,
+    moe_permute,
+    moe_route,
+    scatter_add_rows,
+    token_topk,
+)
 
 F32 = (torch.float32,)
 
@@ -255,6 +264,59 @@ MLPS = {
     ),
 }
 
+# ---- tokens that leave their sequences and come back
+
+
+def scores(make: Make, *shape: int, k: int) -> Call:
+    return {"scores": make.normal(*shape), "k": k}
+
+
+def tied_scores(make: Make) -> Call:
+    values = make.lattice(2, 40)
+    values[0, 3], values[0, 5], values[1, 7], values[1, 20:] = torch.nan, 0.0, -0.0, -torch.inf
+    return {"scores": values, "k": 22}
+
+
+TOPKS = {
+    "two dimensions": lambda m: scores(m, 2, 3, 50, k=20),
+    "one sequence": lambda m: scores(m, 9, k=9),
+    "none": lambda m: scores(m, 2, 7, k=0),
+    "no sequences": lambda m: scores(m, 0, 7, k=2),
+}
+
+
+def rows(make: Make, length: int, width: int, chosen: int, lead: tuple = (3,)) -> Call:
+    """Some rows twice, some indices outside."""
+    index = integers(make, -1, length + 1, *lead, chosen, dtype=torch.int64)
+    return {"x": make.normal(*lead, length, width), "index": index}
+
+
+def weighted(call: Call, make: Make, dtype: torch.dtype | None = None) -> Call:
+    return call | {"weights": make.normal(*call["index"].shape, dtype=dtype)}
+
+
+GATHERS: dict[str, Any] = {
+    "plain": lambda m: rows(m, 10, 7, 6),
+    "int32, one sequence": lambda m: (
+        (call := rows(m, 10, 33, 6, ())) | {"index": call["index"].int()}
+    ),
+    "weights, several threads": lambda m: weighted(rows(m, 300, 130, 170, (2, 2)), m),
+    "no rows": lambda m: weighted(rows(m, 10, 7, 0), m),
+    "no tokens": lambda m: weighted(rows(m, 0, 7, 2), m),
+    "float32 weights": lambda m: weighted(rows(m, 10, 7, 6), m, torch.float32),
+}
+
+
+def with_src(build: Any) -> Any:
+    def call(make: Make) -> Call:
+        made = build(make)
+        return made | {"src": make.normal(*made["index"].shape, made["x"].shape[-1])}
+
+    return call
+
+
+SCATTERS = {name: with_src(build) for name, build in GATHERS.items()}
+
 HALVES = (torch.bfloat16, torch.float16)
 
 
@@ -274,4 +336,8 @@ CASES = [
     *table(grouped_mm, ("a", "b", "bias", "row_scale", "accumulate"), GROUPED,
            tolerance=TOLERANCE, grad_tolerance=GRAD_TOLERANCE),
     *table(moe_mlp, GRADS, MLPS, tolerance=TOLERANCE, grad_tolerance=GRAD_TOLERANCE),
+    *table(token_topk, ("scores",), TOPKS),
+    *table(token_topk, (), {"ties, NaN and infinity": tied_scores}),  # a jump at each tie
+    *table(gather_rows, ("x", "weights"), GATHERS),
+    *table(scatter_add_rows, ("x", "src", "weights"), SCATTERS),
 ]  # fmt: skip
