@@ -8,7 +8,7 @@
 // shapes alone, so results do not depend on the device.
 #include <vector>
 
-#include "core/scratch.h"
+#include "core/scratch_arena.h"
 #include "ensemble/layer_operands.h"
 #include "ensemble/linear_cuda.h"
 #include "ensemble/linear_launch.h"
@@ -18,22 +18,6 @@ namespace {
 
 // A split of the samples should still be long beside the tile that it stores.
 constexpr int64_t kMinDepth = 256, kDepthStep = 32;
-
-// Hands out scratch memory; without a base it only counts.
-class Arena {
- public:
-  explicit Arena(void* base) : base_(static_cast<std::byte*>(base)) {}
-  void* take(int64_t bytes) {
-    void* const at = base_ == nullptr ? nullptr : base_ + used_;
-    used_ += round_up(bytes, 256);
-    return at;
-  }
-  int64_t used() const { return used_; }
-
- private:
-  std::byte* base_;
-  int64_t used_ = 0;
-};
 
 struct Plan {
   bool dz = false, dx = false, dw = false;
@@ -169,7 +153,7 @@ class Planner {
   const void *grad_, *z_, *dz_ = nullptr;
   const LayerGrads grads_;
   const int64_t enough_blocks_;
-  Arena arena_;
+  ScratchArena arena_;
   Plan plan_;
 };
 

@@ -6,8 +6,8 @@
 // those at work together share rows of x and W in the second-level cache.
 #pragma once
 
+#include "core/block_tile.cuh"
 #include "core/cuda/launch.h"
-#include "ensemble/block_tile.cuh"
 #include "ensemble/row_piece.cuh"
 
 namespace thrifty::ensemble::cuda {

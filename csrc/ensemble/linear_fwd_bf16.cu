@@ -1,5 +1,5 @@
 // Forward of a layer with bf16 operands: linear_fwd.cuh on tensor cores.
-#include "ensemble/half_product.cuh"
+#include "core/half_product.cuh"
 #include "ensemble/linear_launch.h"
 
 namespace thrifty::ensemble::cuda {

@@ -1,6 +1,6 @@
 // Forward of a layer in float32 and float64: linear_fwd.cuh on the ordinary arithmetic units.
+#include "core/simt_product.cuh"
 #include "ensemble/linear_launch.h"
-#include "ensemble/simt_product.cuh"
 
 namespace thrifty::ensemble::cuda {
 

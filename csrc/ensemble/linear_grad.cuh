@@ -13,8 +13,8 @@
 // partial_sums.cu.
 #pragma once
 
+#include "core/block_tile.cuh"
 #include "core/cuda/launch.h"
-#include "ensemble/block_tile.cuh"
 
 namespace thrifty::ensemble::cuda {
 

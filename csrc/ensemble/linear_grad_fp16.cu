@@ -1,5 +1,5 @@
 // The products of a layer's backward with fp16 operands: linear_grad.cuh on tensor cores.
-#include "ensemble/half_product.cuh"
+#include "core/half_product.cuh"
 #include "ensemble/linear_launch.h"
 
 namespace thrifty::ensemble::cuda {

@@ -1,7 +1,7 @@
 // The products of a layer's backward in float32 and float64: linear_grad.cuh on the ordinary
 // arithmetic units.
+#include "core/simt_product.cuh"
 #include "ensemble/linear_launch.h"
-#include "ensemble/simt_product.cuh"
 
 namespace thrifty::ensemble::cuda {
 

@@ -5,18 +5,13 @@
 // plain data, filled by linear_cuda.cu and passed to kernels by value.
 #pragma once
 
-#include "core/cuda/convert.cuh"
-#include "core/cuda/memory.cuh"
 #include "core/philox.h"
+#include "core/product.cuh"
 #include "ensemble/rows.h"
 
 namespace thrifty::ensemble::cuda {
 
 using namespace thrifty::cuda;
-
-// What sums of T are kept in.
-template <class T>
-using Sum = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
 // Where row q of member j begins: (q / group) outer + (q % group) inner + j member.
 //
@@ -43,12 +38,17 @@ struct RowCount {
   }
 };
 
+// An operand of core/product.cuh.
 struct Matrix {
   const void* data = nullptr;
   RowAddress at;
   RowCount rows;
   int width = 0;   // of a row
   int vector = 1;  // elements that one access may take: addresses, strides, width divide by it
+
+  THRIFTY_DEVICE bool has_row(int j, int q) const { return q < rows.of(j); }
+  THRIFTY_DEVICE int left(int c) const { return width - c; }
+  THRIFTY_DEVICE int column(int c) const { return c; }
 };
 
 // Element c of member j at j member + c; absent when data is null.
@@ -77,35 +77,9 @@ struct Product {
   Vector scale;
 };
 
-// What one block computes: kM x kN sums from (m, n) on, over the members [member, member_end) and
-// of each the depths [depth, depth_end).
-struct Place {
-  int m = 0, n = 0;
-  int member = 0, member_end = 0;
-  int depth = 0, depth_end = 0;
-};
-
 THRIFTY_DEVICE int depth_stop(const Product& product, const Place& place, int member) {
   const int count = product.depth.of(member);
   return count < place.depth_end ? count : place.depth_end;
-}
-
-// The depth tiles of a block, member by member; each member has at least one, be it of zeros.
-struct DepthTile {
-  int member, depth;
-
-  THRIFTY_DEVICE DepthTile next(const Product& product, const Place& place, int step) const {
-    return depth + step < depth_stop(product, place, member) ? DepthTile{member, depth + step}
-                                                             : DepthTile{member + 1, place.depth};
-  }
-};
-
-THRIFTY_HOST_DEVICE int tiles(int count, int size) { return count / size + (count % size != 0); }
-
-// The grid of so many blocks, or false where CUDA has none of that size.
-inline bool one_dimensional_grid(int64_t blocks, dim3& grid) {
-  grid = dim3(unsigned(blocks));
-  return blocks >= 0 && blocks <= INT32_MAX;
 }
 
 }  // namespace thrifty::ensemble::cuda

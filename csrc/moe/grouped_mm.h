@@ -14,13 +14,13 @@
 namespace thrifty::moe {
 
 struct GroupedMm {
-  Array a, b, a_idx, bias, row_scale, added;
+  Array a, b, offs, a_idx, bias, row_scale, added;
   bool by_depth = false;  // 2d x 2d
   Dtype out_dtype = Dtype::kFloat32;
   int64_t rows = 0, k = 0, n = 0;  // 2d x 2d: rows of a, the grouped dimension, columns of b
-  std::vector<int32_t> offsets;    // with the leading 0
+  std::vector<int32_t> offsets;    // with the leading 0; empty where they lie on a device
 
-  int64_t groups() const { return int64_t(offsets.size()) - 1; }
+  int64_t groups() const { return offs.shape[0]; }
   std::vector<int64_t> out_shape() const {
     return by_depth ? std::vector<int64_t>{groups(), rows, n} : std::vector<int64_t>{rows, n};
   }
@@ -29,6 +29,7 @@ struct GroupedMm {
 struct GroupedMmArgs {
   Array a = {}, b = {}, offs = {}, a_idx = {}, bias = {}, row_scale = {}, added = {};
   bool float32_out = false;
+  bool on_device = false;  // offs and a_idx cannot be read
 };
 
 GroupedMm check_grouped_mm(const GroupedMmArgs& args);

@@ -42,7 +42,7 @@ std::vector<int32_t> offsets(const Array& offs, int64_t end) {
 void check_rows_of_a(const GroupedMmArgs& args, GroupedMm& product) {
   const int64_t rows = args.a.shape[0];
   product.rows = args.a_idx ? args.a_idx.shape[0] : rows;
-  if (!args.a_idx) return;
+  if (!args.a_idx || args.on_device) return;
   for (int64_t r = 0; r < product.rows; ++r) {
     const int64_t at = integer(args.a_idx, r);
     THRIFTY_CHECK(at >= 0 && at < rows, kOp, ": a_idx: expected rows of a below ", rows, ", got ",
@@ -85,7 +85,8 @@ GroupedMm check_grouped_mm(const GroupedMmArgs& args) {
   check_integers("offs", args.offs);
   if (args.a_idx) check_integers("a_idx", args.a_idx);
   GroupedMm product;
-  product.a = a, product.b = b, product.a_idx = args.a_idx, product.bias = args.bias;
+  product.a = a, product.b = b, product.offs = args.offs, product.a_idx = args.a_idx,
+  product.bias = args.bias;
   product.row_scale = args.row_scale, product.added = args.added;
   product.by_depth = b.ndim == 2;
   product.out_dtype = args.float32_out ? Dtype::kFloat32 : a.dtype;
@@ -102,7 +103,7 @@ GroupedMm check_grouped_mm(const GroupedMmArgs& args) {
     THRIFTY_CHECK(!args.a_idx, kOp, ": a_idx: expected None for 2d x 2d, got ",
                   shape_text(args.a_idx));
     product.rows = a.shape[0], product.k = grouped;
-    product.offsets = offsets(args.offs, grouped);
+    if (!args.on_device) product.offsets = offsets(args.offs, grouped);
   } else {
     THRIFTY_CHECK(b.shape[0] == args.offs.shape[0] && b.shape[1] == a.shape[1], kOp,
                   ": b: expected shape (E, K, N) with E = ", args.offs.shape[0],
@@ -111,7 +112,7 @@ GroupedMm check_grouped_mm(const GroupedMmArgs& args) {
     THRIFTY_CHECK(product.rows <= kMax, kOp, ": a_idx: expected fewer than 2^31 rows, got ",
                   product.rows);
     product.k = a.shape[1];
-    product.offsets = offsets(args.offs, product.rows);
+    if (!args.on_device) product.offsets = offsets(args.offs, product.rows);
   }
   check_extras(args, product);
   return product;

@@ -9,6 +9,7 @@
 namespace thrifty::sampling::ops {
 
 using edge::OptionalTensor;
+using edge::SameDevice;
 using edge::ScalarType;
 using edge::Tensor;
 
@@ -54,27 +55,6 @@ struct FilterTensors {
             .top_h = edge::array(top_h),
             .top_h_variant = top_h_variant};
   }
-};
-
-// SameDevice<Device>(op, "logits", logits)("seeds", seeds)...: each lies where the first does.
-template <class Device>
-class SameDevice {
- public:
-  SameDevice(const char* op, const char* name, const Tensor& first)
-      : op_(op), first_name_(name), first_(first) {
-    (*this)(name, first);
-  }
-  const SameDevice& operator()(const char* name, const Tensor& tensor) const {
-    Device::check(op_, name, tensor, first_name_, first_);
-    return *this;
-  }
-  const SameDevice& operator()(const char* name, const OptionalTensor& tensor) const {
-    return tensor ? (*this)(name, *tensor) : *this;
-  }
-
- private:
-  const char *op_, *first_name_;
-  const Tensor& first_;
 };
 
 // A result of one element per row.

@@ -84,6 +84,27 @@ inline Tensor empty_like(const Tensor& fallback, const OptionalTensor& like, boo
 
 inline void* data(const Tensor& tensor) { return tensor.numel() > 0 ? tensor.data_ptr() : nullptr; }
 
+// SameDevice<Device>(op, "logits", logits)("seeds", seeds)...: each lies where the first does.
+template <class Device>
+class SameDevice {
+ public:
+  SameDevice(const char* op, const char* name, const Tensor& first)
+      : op_(op), first_name_(name), first_(first) {
+    (*this)(name, first);
+  }
+  const SameDevice& operator()(const char* name, const Tensor& tensor) const {
+    Device::check(op_, name, tensor, first_name_, first_);
+    return *this;
+  }
+  const SameDevice& operator()(const char* name, const OptionalTensor& tensor) const {
+    return tensor ? (*this)(name, *tensor) : *this;
+  }
+
+ private:
+  const char *op_, *first_name_;
+  const Tensor& first_;
+};
+
 inline void torch_threads(int64_t begin, int64_t end, int64_t grain, RangeFn fn, void* context) {
   if (begin >= end) return;
   if (torch_parallel_for(begin, end, grain, fn, context) != 0) {

@@ -48,3 +48,36 @@ def test_replay_of_forward_and_backward(dropout: float) -> None:
         got = [t.clone() for t in captured]
         for have, want in zip(got, step(), strict=True):
             torch.testing.assert_close(have, want, rtol=0, atol=0)
+
+
+def test_replay_of_experts_with_other_routings() -> None:
+    torch.manual_seed(0)
+    tokens, experts, hidden, inner, top_k = 40, 6, 72, 40, 2
+    x = torch.randn(tokens, hidden, device="cuda", dtype=torch.bfloat16)
+    logits = torch.randn(tokens, experts, device="cuda")
+    w1 = torch.randn(experts, 2 * inner, hidden, device="cuda", dtype=torch.bfloat16) / 8
+    w2 = torch.randn(experts, hidden, inner, device="cuda", dtype=torch.bfloat16) / 6
+    leaves = [x.requires_grad_(), w1.requires_grad_(), w2.requires_grad_()]
+
+    def step() -> tuple[torch.Tensor, ...]:
+        weights, ids = thrifty.moe_route(logits, top_k, renorm=True)
+        out = thrifty.moe_mlp(x, w1, w2, ids, weights)
+        return out, *torch.autograd.grad(out.float().square().sum(), leaves)
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+
+    for shift in (0.0, 100.0):  # any expert, then all tokens to the first two
+        with torch.no_grad():
+            logits.copy_(torch.randn_like(logits))
+            logits[:, :top_k] += shift
+        graph.replay()
+        got = [t.clone() for t in captured]
+        for have, want in zip(got, step(), strict=True):
+            torch.testing.assert_close(have, want, rtol=0, atol=0)

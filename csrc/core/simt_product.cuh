@@ -6,9 +6,9 @@
 #pragma once
 
 #include "core/cuda/block.cuh"
-#include "ensemble/operands.cuh"
+#include "core/product.cuh"
 
-namespace thrifty::ensemble::cuda {
+namespace thrifty::cuda {
 
 constexpr int kSimtDepth = 16, kSimtThreads = 256, kSimtSide = 16;  // 16 x 16 threads
 
@@ -30,27 +30,28 @@ struct SimtTile {
     return (i * kSimtThreads + int(threadIdx.x)) % kChunksPerRow * kChunk;
   }
 
-  // With `scale`, element c of a row of member j is multiplied by scale_j[c].
-  THRIFTY_DEVICE void load_tile(const Matrix& matrix, const Vector& scale, int j, int outer,
+  // Element c of a row of member j is multiplied by scale(j, c).
+  template <class Matrix, class Scale>
+  THRIFTY_DEVICE void load_tile(const Matrix& matrix, const Scale& scale, int j, int outer,
                                 int depth, int depth_stop) {
     const int first_row = kDepthContiguous ? outer : depth;
     const int first_column = kDepthContiguous ? depth : outer;
-    const int row_stop = kDepthContiguous ? matrix.rows.of(j) : depth_stop;
 #pragma unroll
     for (int i = 0; i < kChunks; ++i) {
       const int q = first_row + row_of(i), c = first_column + column_of(i);
-      const int left = q < row_stop ? matrix.width - c : 0;
-      const T* from = static_cast<const T*>(matrix.data) + matrix.at(j, q) + c;
+      const bool inside = kDepthContiguous ? matrix.has_row(j, q) : q < depth_stop;
+      const int left = inside ? matrix.left(c) : 0;
+      const T* const from =
+          static_cast<const T*>(matrix.data) + (inside ? matrix.at(j, q) + matrix.column(c) : 0);
       if (matrix.vector >= kChunk && left > 0) {
         staged[i] = load_vec_readonly<kChunk>(from);
       } else {
 #pragma unroll
         for (int e = 0; e < kChunk; ++e) staged[i][e] = e < left ? load_readonly(from + e) : T(0);
       }
-      if (scale.data == nullptr) continue;
 #pragma unroll
       for (int e = 0; e < kChunk; ++e) {
-        if (e < left) staged[i][e] *= load<T>(scale, j, c + e);
+        if (e < left) scale(staged[i][e], j, c + e);
       }
     }
   }
@@ -100,16 +101,22 @@ struct SimtProduct {
   static constexpr int kSharedBytes = 2 * kStage * int(sizeof(T));
 
   // As HalfProduct::run.
-  template <bool kScaled, class MemberDone>
+  template <bool kScaled, class Product, class MemberDone>
   static THRIFTY_DEVICE void run(const Product& p, const Place& place, unsigned char* shared,
                                  Sums& sums, const MemberDone& member_done) {
     T* const stages = reinterpret_cast<T*>(shared);
     TileA a;
     TileB b;
-    const auto load = [&](const DepthTile& tile) {
+    const auto load_stage = [&](const DepthTile& tile) {
       const int stop = depth_stop(p, place, tile.member);
-      a.load_tile(p.a, kScaled ? p.scale : Vector{}, tile.member, place.m, tile.depth, stop);
-      b.load_tile(p.b, Vector{}, tile.member, place.n, tile.depth, stop);
+      const auto none = [](T&, int, int) {};
+      const auto scaled = [&](T& value, int j, int c) {
+        if constexpr (kScaled) {
+          if (p.scale.data != nullptr) value *= load<T>(p.scale, j, c);
+        }
+      };
+      a.load_tile(p.a, scaled, tile.member, place.m, tile.depth, stop);
+      b.load_tile(p.b, none, tile.member, place.n, tile.depth, stop);
     };
     const auto store = [&](int stage) {
       a.store_tile(stages + stage * kStage);
@@ -118,14 +125,14 @@ struct SimtProduct {
     DepthTile tile{place.member, place.depth};
     int use = 0;
     if (tile.member < place.member_end) {
-      load(tile);
+      load_stage(tile);
       store(use);
     }
     syncthreads();
     while (tile.member < place.member_end) {
       const DepthTile next = tile.next(p, place, kSimtDepth);
       const bool more = next.member < place.member_end;
-      if (more) load(next);
+      if (more) load_stage(next);
       multiply(stages + use * kStage, sums);
       use ^= 1;
       if (more) store(use);
@@ -167,4 +174,4 @@ using FloatSmall = SimtProduct<float, 4, kDepthA, kDepthB>;
 template <bool kDepthA, bool kDepthB>
 using DoubleSmall = SimtProduct<double, 4, kDepthA, kDepthB>;
 
-}  // namespace thrifty::ensemble::cuda
+}  // namespace thrifty::cuda

@@ -11,9 +11,9 @@
 #include "core/cuda/index.cuh"
 #include "core/cuda/ldmatrix.cuh"
 #include "core/cuda/mma.cuh"
-#include "ensemble/operands.cuh"
+#include "core/product.cuh"
 
-namespace thrifty::ensemble::cuda {
+namespace thrifty::cuda {
 
 constexpr int kHalfDepth = 32;
 
@@ -50,21 +50,23 @@ struct HalfTile {
   static constexpr int kStride = kColumns + 8;
   static constexpr int kElements = kRows * kStride;
   static constexpr int kChunksPerRow = kColumns / 8;
-  static_assert(kRows * kChunksPerRow % kThreads == 0);
+  static constexpr int kChunks = kRows * kChunksPerRow;
 
+  template <class Matrix>
   static THRIFTY_DEVICE void load(T* tile, const Matrix& matrix, int j, int outer, int depth,
                                   int depth_stop) {
     const T* data = static_cast<const T*>(matrix.data);
     const int first_row = kDepthContiguous ? outer : depth;
     const int first_column = kDepthContiguous ? depth : outer;
-    const int row_stop = kDepthContiguous ? matrix.rows.of(j) : depth_stop;
 #pragma unroll
-    for (int i = 0; i < kRows * kChunksPerRow / kThreads; ++i) {
+    for (int i = 0; i < (kChunks + kThreads - 1) / kThreads; ++i) {
       const int chunk = i * kThreads + int(threadIdx.x);
+      if (kChunks % kThreads != 0 && chunk >= kChunks) break;
       const int row = chunk / kChunksPerRow, column = chunk % kChunksPerRow * 8;
       const int q = first_row + row, c = first_column + column;
-      const int left = q < row_stop ? matrix.width - c : 0;
-      copy_chunk(tile + row * kStride + column, data + matrix.at(j, q) + c, left, matrix.vector);
+      const bool inside = kDepthContiguous ? matrix.has_row(j, q) : q < depth_stop;
+      const T* const from = data + (inside ? matrix.at(j, q) + matrix.column(c) : 0);
+      copy_chunk(tile + row * kStride + column, from, inside ? matrix.left(c) : 0, matrix.vector);
     }
   }
 
@@ -106,7 +108,7 @@ struct HalfSums {
 struct HalfScale {
   float value[kHalfDepth / 16][4];
 
-  template <class T>
+  template <class T, class Product>
   THRIFTY_DEVICE void load_tile(const Product& p, const DepthTile& tile) {
 #pragma unroll
     for (int step = 0; step < kHalfDepth / 16; ++step) {
@@ -145,7 +147,7 @@ struct HalfProduct {
 
   // Adds the products of all depth tiles to `sums`, calling member_done(j) after those of member j.
   // On return shared memory is free for other uses.
-  template <bool kScaled, class MemberDone>
+  template <bool kScaled, class Product, class MemberDone>
   static THRIFTY_DEVICE void run(const Product& p, const Place& place, unsigned char* shared,
                                  Sums& sums, const MemberDone& member_done) {
     T* const stages = reinterpret_cast<T*>(shared);
@@ -167,13 +169,15 @@ struct HalfProduct {
 
     HalfScale scale, next_scale;
     DepthTile tile{place.member, place.depth};
-    if (kScaled) scale.load_tile<T>(p, tile);
+    if constexpr (kScaled) scale.load_tile<T>(p, tile);
     while (tile.member < place.member_end) {
       cp_async_wait<kStages - 2>();
       syncthreads();  // everybody's copies have arrived, and the stage read last is free again
       load_stage();
       const DepthTile next = tile.next(p, place, kHalfDepth);
-      if (kScaled && next.member < place.member_end) next_scale.load_tile<T>(p, next);
+      if constexpr (kScaled) {
+        if (next.member < place.member_end) next_scale.load_tile<T>(p, next);
+      }
       multiply<kScaled>(stages + use * kStage, scale, sums);
       use = use + 1 == kStages ? 0 : use + 1;
       if (next.member != tile.member) member_done(tile.member);
@@ -221,4 +225,4 @@ using HalfTwofold = HalfProduct<T, 4, 2, 2, 3, kDepthA, kDepthB>;
 template <class T, bool kDepthA, bool kDepthB>
 using HalfSmall = HalfProduct<T, 4, 1, 1, 4, kDepthA, kDepthB>;
 
-}  // namespace thrifty::ensemble::cuda
+}  // namespace thrifty::cuda

@@ -3,9 +3,9 @@
 #pragma once
 
 #include "core/cuda/block.cuh"
-#include "ensemble/operands.cuh"
+#include "core/product.cuh"
 
-namespace thrifty::ensemble::cuda {
+namespace thrifty::cuda {
 
 // Padding of 8 keeps the fragments' stores, rows 8 (mod 32) words apart, free of bank conflicts.
 template <class P>
@@ -34,7 +34,7 @@ struct BlockTile {
 
   // The part of the tile that lies in rows [0, rows) and columns [0, columns) to `out`, rounded to
   // Out. With `vector`, as many elements as one 16-byte load holds may be one store.
-  template <class Out>
+  template <class Out, class RowAddress>
   THRIFTY_DEVICE void store(Out* out, const RowAddress& at, int j, const Place& place, int rows,
                             int columns, bool vector) const {
     constexpr int kChunk = 16 / int(sizeof(A)), kChunksPerRow = P::kN / kChunk;
@@ -59,4 +59,4 @@ struct BlockTile {
   }
 };
 
-}  // namespace thrifty::ensemble::cuda
+}  // namespace thrifty::cuda
