@@ -6,6 +6,7 @@
 
 #include "core/gemm.h"
 #include "core/logits.h"
+#include "drafting/ngram_kernels.h"
 #include "ensemble/rows.h"
 #include "sampling/bitmask.h"
 
@@ -15,6 +16,7 @@
   extern const ensemble::RowTable ensemble_rows;     \
   extern const LogitsTable logits_table;             \
   extern const sampling::BitmaskTable bitmask_table; \
+  extern const drafting::NgramKernels ngram_kernels; \
   }
 THRIFTY_TEST_TABLES(wide)
 THRIFTY_TEST_TABLES(amx_twin)
@@ -27,10 +29,14 @@ struct Tables {
   const ensemble::RowTable& rows;
   const LogitsTable& logits;
   const sampling::BitmaskTable& bitmask;
+  const drafting::NgramKernels& ngrams;
 };
 
-#define THRIFTY_TABLES_OF(isa) \
-  Tables { #isa, isa::gemm_table, isa::ensemble_rows, isa::logits_table, isa::bitmask_table }
+#define THRIFTY_TABLES_OF(isa)                                                        \
+  Tables {                                                                            \
+    #isa, isa::gemm_table, isa::ensemble_rows, isa::logits_table, isa::bitmask_table, \
+        isa::ngram_kernels                                                            \
+  }
 
 inline std::vector<Tables> all_tables() {
   std::vector<Tables> all{THRIFTY_TABLES_OF(baseline), THRIFTY_TABLES_OF(wide),
