@@ -6,7 +6,9 @@ only; their contexts are 64 tokens, their prompts the same text. A call from Pyt
 everything that a serving loop would pay. What is drafted is checked by the tests, not here.
 """
 
+import importlib.util
 import re
+import sys
 import sysconfig
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -247,6 +249,68 @@ def step(vocab: int, nodes: int, tier: int) -> Case:
     )
 
 
+@cache
+def example() -> Any:
+    """examples/speculative_generate.py, which knows model, prompts and how to count passes."""
+    path = Path(__file__).parents[1] / "examples" / "speculative_generate.py"
+    require("transformers")
+    spec = importlib.util.spec_from_file_location("speculative_generate_example", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look there
+    spec.loader.exec_module(module)
+    return module
+
+
+def generate(nodes: int, texts: int, tier: int) -> Case:
+    """Texts of the Llama in tests/assets, temperature 0.6, one table for all; one text is timed."""
+
+    def setup(_: Any) -> Any:
+        options = example().arguments(["--nodes", str(nodes), "--trajectories", str(texts)])
+        return options, *example().load(options)
+
+    def method(name: str) -> Any:
+        def factory(state: Any) -> Impl:
+            options, model, prompts = state
+            extra = example().methods(options)[name]()
+            ids = prompts[0]
+
+            def figures() -> dict[str, float]:
+                result = example().run(name, extra, model, prompts, options)
+                return {"tokens_per_forward": result.tokens_per_forward}
+
+            sampling = {"do_sample": True, "temperature": options.temperature, "top_k": 0}
+
+            def call() -> Any:
+                return model.generate(ids, max_new_tokens=options.tokens, **sampling, **extra)
+
+            return Impl(call, compared=False, figures=figures)
+
+        return factory
+
+    return Case(
+        op="speculative_generate",
+        dims={"nodes": nodes, "texts": texts},
+        dtype="fp32",
+        setup=setup,
+        impls={
+            "path": method(f"thrifty, tree of {nodes}, path"),
+            "all nodes": method(f"thrifty, tree of {nodes}, all nodes"),
+            "chain": method("thrifty, chain of 10"),
+            "prompt look-up": method("prompt look-up, 10 tokens"),
+            "plain": method("plain generate"),
+        },
+        oracle=nothing,
+        bytes=0,
+        flops=0,
+        baseline="plain",
+        tier=tier,
+        size="nodes",
+        devices=("cpu",),
+    )
+
+
 def mean_of(values: list[int], call: Any) -> dict[str, float]:
     for _ in range(100):
         call()
@@ -260,10 +324,11 @@ def cases(device: torch.device) -> list[Case]:
     for dtype in ("fp32", "bf16"):
         listed += [row_stats(8, 151_936, dtype, 0), row_stats(8, 32_768, dtype, 1)]
         listed += [row_stats(1, 151_936, dtype, 2)]
-    return [*listed, step(32_768, 32, 0)]
+    return [*listed, step(32_768, 32, 0), generate(80, 6, 2)]
 
 
 ROWS = "row_stats/N=8,V=151936/{}"
+TEXTS = "speculative_generate/nodes=80,texts=6/fp32"
 
 BARS = (
     Bar("80-node drafts of 8 sequences, one thread, 6 us each", "ngram_draft/B=8,nodes=80/fp32",
@@ -282,4 +347,8 @@ BARS = (
         at_least=5.0),
     Bar("draft + verify + update, V = 32k, 32 nodes", "speculative_step/V=32768,nodes=32/fp32",
         "thrifty", at_most=1.5e-3),
+    Bar("tokens per forward pass, learning from the path", TEXTS, "path", at_least=2.0,
+        value="tokens_per_forward"),
+    Bar("tokens per forward pass, learning from all nodes", TEXTS, "all nodes", at_least=2.5,
+        value="tokens_per_forward"),
 )  # fmt: skip

@@ -5,8 +5,8 @@
 namespace thrifty::drafting {
 namespace {
 
-void check_id(const std::string& op, const char* name, const NgramTable& table, int32_t id) {
-  const int64_t vocab = table.header().vocab_size;
+void check_id(const std::string& op, const char* name, const NgramLimits& limits, int32_t id) {
+  const int64_t vocab = limits.vocab_size;
   if (vocab > 0) {
     THRIFTY_CHECK(id >= 0 && id < vocab, op, ": ", name, ": expected ids from 0 to ", vocab - 1,
                   ", got ", id);
@@ -15,7 +15,7 @@ void check_id(const std::string& op, const char* name, const NgramTable& table, 
   }
 }
 
-void check_follower_row(const NgramTable& table, const int32_t* ids, const float* probs,
+void check_follower_row(const NgramLimits& limits, const int32_t* ids, const float* probs,
                         int64_t width) {
   // Room for sums of probabilities that were rounded to 16 bits.
   constexpr double kMaxSum = 1.01;
@@ -29,7 +29,7 @@ void check_follower_row(const NgramTable& table, const int32_t* ids, const float
       padding = true;
       continue;
     }
-    check_id("update", "ids", table, ids[i]);
+    check_id("update", "ids", limits, ids[i]);
     THRIFTY_CHECK(!padding, "update: probs: expected padding at the end only, got ", probs[i],
                   " behind it");
     THRIFTY_CHECK(probs[i] > 0 && (i == 0 || probs[i] <= probs[i - 1]),
@@ -44,13 +44,13 @@ void check_follower_row(const NgramTable& table, const int32_t* ids, const float
 
 }  // namespace
 
-Contexts check_contexts(const std::string& op, const NgramTable& table, const Array& tails,
+Contexts check_contexts(const std::string& op, const NgramLimits& limits, const Array& tails,
                         const Array& lens, int shortest) {
   THRIFTY_CHECK(tails.dtype == Dtype::kInt32 && tails.ndim == 2, op,
                 ": tails: expected int32 (N, L), got ", dtype_name(tails.dtype), " ",
                 shape_text(tails));
   const int64_t rows = tails.shape[0], width = tails.shape[1];
-  THRIFTY_CHECK(width <= table.n_max(), op, ": tails: expected at most n_max = ", table.n_max(),
+  THRIFTY_CHECK(width <= limits.n_max, op, ": tails: expected at most n_max = ", limits.n_max,
                 " tokens, got ", width);
   Contexts contexts{.tails = static_cast<const int32_t*>(tails.data),
                     .rows = rows,
@@ -62,17 +62,17 @@ Contexts check_contexts(const std::string& op, const NgramTable& table, const Ar
                   shape_text(lens));
     contexts.lens = static_cast<const int32_t*>(lens.data);
   }
-  for (int64_t i = 0; i < rows; ++i) {
+  for (int64_t i = 0; i < rows && !limits.on_device; ++i) {
     const int64_t len = contexts.lens != nullptr ? contexts.lens[i] : width;
     THRIFTY_CHECK(len >= shortest && len <= width, op, ": lens: expected numbers from ", shortest,
                   " to ", width, ", got ", len);
     const int32_t* end = contexts.end(i);
-    for (const int32_t* id = end - len; id < end; ++id) check_id(op, "tails", table, *id);
+    for (const int32_t* id = end - len; id < end; ++id) check_id(op, "tails", limits, *id);
   }
   return contexts;
 }
 
-Followers check_followers(const NgramTable& table, const Array& ids, const Array& probs,
+Followers check_followers(const NgramLimits& limits, const Array& ids, const Array& probs,
                           int64_t rows) {
   constexpr int64_t kWidest = 1024;  // distinctness is checked pair by pair
   THRIFTY_CHECK(ids.dtype == Dtype::kInt32 && ids.ndim == 2 && ids.shape[0] == rows &&
@@ -86,8 +86,8 @@ Followers check_followers(const NgramTable& table, const Array& ids, const Array
   const Followers followers{.ids = static_cast<const int32_t*>(ids.data),
                             .probs = static_cast<const float*>(probs.data),
                             .width = ids.shape[1]};
-  for (int64_t i = 0; i < rows; ++i) {
-    check_follower_row(table, followers.ids + i * followers.width,
+  for (int64_t i = 0; i < rows && !limits.on_device; ++i) {
+    check_follower_row(limits, followers.ids + i * followers.width,
                        followers.probs + i * followers.width, followers.width);
   }
   return followers;

@@ -77,16 +77,18 @@ struct Mapping {
   int64_t bytes = 0;
 };
 
-// Sizes that a table of ours has; they decide how much of the file is read.
-void check_header(const NgramHeader& h, int64_t bytes, const std::string& path) {
+// Sizes that a table of ours has; they decide how much of the file is read. `sealed`: the checksum
+// is there, as in files.
+void check_header(const NgramHeader& h, int64_t bytes, const std::string& path, bool sealed) {
   const auto expect = [&](bool good, const char* what, const auto& got) {
     THRIFTY_CHECK(good, "load: ", path, ": expected ", what, ", got ", got);
   };
   expect(std::memcmp(h.magic, NgramHeader::kMagic, sizeof h.magic) == 0, "a file of NgramTable",
          "another kind");
   expect(h.endian == NgramHeader::kEndian, "this machine's byte order", "another");
-  expect(h.version == NgramHeader::kVersion, "format version 1", h.version);
-  expect(h.header_checksum == header_checksum(h), "a header with its checksum",
+  expect(h.version == NgramHeader::kVersion,
+         concat("format version ", NgramHeader::kVersion).c_str(), h.version);
+  expect(!sealed || h.header_checksum == header_checksum(h), "a header with its checksum",
          "a corrupted header");
   expect(h.k >= 1 && h.k <= kMaxK && h.stride == NgramStore::stride_of(h.k), "a valid k", h.k);
   expect(1 <= h.n_min && h.n_min <= h.n_max && h.n_max <= kMaxOrder, "valid orders", h.n_max);
@@ -154,7 +156,7 @@ NgramTable NgramTable::load(const std::string& path, int64_t vocab_size, const s
   if (data == MAP_FAILED) system_error("load", path);
   mapping = {data, bytes};
   const auto& h = *static_cast<const NgramHeader*>(data);
-  check_header(h, bytes, path);
+  check_header(h, bytes, path, true);
   THRIFTY_CHECK(vocab_size == 0 || h.vocab_size == vocab_size, "load: vocab_size: expected ",
                 vocab_size, ", got ", h.vocab_size, " in ", path);
   const std::string theirs(h.vocab, strnlen(h.vocab, sizeof h.vocab));
@@ -167,6 +169,32 @@ NgramTable NgramTable::load(const std::string& path, int64_t vocab_size, const s
   mapping.data = nullptr;
   check_slots(*store, path);
   return NgramTable(std::move(store));
+}
+
+void NgramTable::copy_to(void* image) const {
+  const NgramStore::LockAll lock(*store_);
+  std::memcpy(image, store_->region(), size_t(store_->bytes()));
+}
+
+NgramTable NgramTable::from_image(void* image, int64_t bytes, bool borrow) {
+  THRIFTY_CHECK(bytes >= kHeaderBytes, "NgramTable: image: expected that of a table, got ", bytes,
+                " bytes");
+  const auto& h = *static_cast<const NgramHeader*>(image);
+  check_header(h, bytes, "an image", false);
+  if (borrow) return NgramTable(std::make_unique<NgramStore>(image, bytes, false));
+  NgramTable table(NgramOptions{
+      .capacity = h.capacity,
+      .k = h.k,
+      .n_min = h.n_min,
+      .n_max = h.n_max,
+      .count_cap = h.count_cap,
+      .seed = h.seed,
+      .vocab_size = h.vocab_size,
+      .vocab = std::string(h.vocab, strnlen(h.vocab, sizeof h.vocab)),
+  });
+  std::memcpy(const_cast<char*>(table.store_->region()), image, size_t(bytes));
+  check_slots(*table.store_, "an image");
+  return table;
 }
 
 }  // namespace thrifty::drafting

@@ -26,8 +26,8 @@ NgramStore::NgramStore(const NgramOptions& options) {
   if (bytes_ >= int64_t(1) << 23) madvise(region_, size_t(bytes_), MADV_HUGEPAGE);
 }
 
-NgramStore::NgramStore(void* mapped, int64_t bytes)
-    : region_(static_cast<char*>(mapped)), bytes_(bytes) {
+NgramStore::NgramStore(void* region, int64_t bytes, bool owned)
+    : region_(static_cast<char*>(region)), bytes_(bytes), owned_(owned) {
   attach();
 }
 
@@ -40,7 +40,9 @@ void NgramStore::attach() {
   locks_ = std::make_unique<std::atomic_flag[]>(kStripes);
 }
 
-NgramStore::~NgramStore() { munmap(region_, size_t(bytes_)); }
+NgramStore::~NgramStore() {
+  if (owned_) munmap(region_, size_t(bytes_));
+}
 
 // The caller holds the bucket's lock.
 void NgramStore::publish(int64_t slot, uint64_t key, const NgramEntry& entry) {
@@ -52,10 +54,10 @@ void NgramStore::publish(int64_t slot, uint64_t key, const NgramEntry& entry) {
   key_ref(uint64_t(slot)).store(key, relaxed);
   lane<uint32_t>(at, 1).store(entry.count, relaxed);
   lane<uint32_t>(at, 2).store(entry.age, relaxed);
-  lane<uint32_t>(at, 3).store(uint32_t(entry.m), relaxed);
+  lane<uint32_t>(at, kSlotPairs).store(uint32_t(entry.m), relaxed);
   for (int i = 0; i < k_; ++i) {  // zeros behind the pairs, so that equal tables are equal files
-    lane<int32_t>(at, kIds + i).store(i < entry.m ? entry.ids[i] : 0, relaxed);
-    lane<float>(at, kIds + k_ + i).store(i < entry.m ? entry.probs[i] : 0, relaxed);
+    lane<int32_t>(at, kSlotIds + i).store(i < entry.m ? entry.ids[i] : 0, relaxed);
+    lane<float>(at, kSlotIds + k_ + i).store(i < entry.m ? entry.probs[i] : 0, relaxed);
   }
   lane<uint32_t>(at, 0).store(version + 2, std::memory_order_release);
 }

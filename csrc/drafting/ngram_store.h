@@ -17,13 +17,12 @@
 #include <memory>
 #include <string>
 
+#include "core/philox.h"  // THRIFTY_ANY_SIDE
+#include "drafting/ngram_kernels.h"
+
 namespace thrifty::drafting {
 
-constexpr int kMaxK = 14, kMaxOrder = 8, kBucket = 8;
 constexpr int64_t kHeaderBytes = 4096, kStripes = 256;
-// Pairs below this are dropped: they would never be drawn, and running means would end as
-// subnormals.
-constexpr float kSmallestProb = 1e-12f;
 
 struct NgramOptions {
   int64_t capacity = 0, k = 0, n_min = 0, n_max = 0, count_cap = 0, seed = 0;
@@ -42,7 +41,7 @@ struct NgramEntry {
 // First page of the region. Counters are changed through atomic_ref.
 struct NgramHeader {
   static constexpr char kMagic[8] = {'T', 'H', 'R', 'N', 'G', 'R', 'A', 'M'};
-  static constexpr uint32_t kVersion = 1, kEndian = 0x01020304;
+  static constexpr uint32_t kVersion = 2, kEndian = 0x01020304;
   static constexpr int kVocabBytes = 256;
   char magic[8];
   uint32_t version, endian;
@@ -55,18 +54,18 @@ static_assert(sizeof(NgramHeader) <= kHeaderBytes);
 
 // --- keys ---------------------------------------------------------------------------------------
 
-// An n-gram is hashed from its newest token backwards, so one sweep gives the keys of all orders.
-inline uint64_t hash_token(uint64_t hash, int32_t id) {
-  hash = (hash ^ uint32_t(id)) * 0x9FB21C651E98DF25u;
-  return hash ^ hash >> 29;
+// An n-gram is hashed from its newest token backwards, so one sweep gives the keys of all orders:
+// the hash after each token is the key of so many. Two n-grams share a key with chance 2^-64, and
+// then only draft worse.
+THRIFTY_ANY_SIDE inline uint64_t hash_seed(uint64_t seed) {
+  return seed * 0x9E3779B97F4A7C15u + 0xD6E8FEB86659FD93u;
 }
-// 64 bits, never 0: two n-grams share a key with chance 2^-64, and then only draft worse.
-inline uint64_t ngram_key(uint64_t hash, int order, uint64_t seed) {
-  uint64_t x = hash + seed * 0x9E3779B97F4A7C15u + uint64_t(order) * 0xD6E8FEB86659FD93u;
-  x = (x ^ x >> 32) * 0xD6E8FEB86659FD93u;
-  x = (x ^ x >> 32) * 0xD6E8FEB86659FD93u;
-  x ^= x >> 32;
-  return x != 0 ? x : 1;
+// Never 0, which marks a free slot. Buckets are the low bits: the high ones of a product, on which
+// all of the token's depend, are folded upon them.
+THRIFTY_ANY_SIDE inline uint64_t hash_token(uint64_t hash, int32_t id) {
+  hash = (hash ^ uint32_t(id)) * 0x9FB21C651E98DF25u;
+  hash ^= hash >> 32;
+  return hash != 0 ? hash : 1;
 }
 
 // --- the region ---------------------------------------------------------------------------------
@@ -76,7 +75,8 @@ enum class Place { kKnown, kFree, kEvicted };  // where an update found room
 class NgramStore {
  public:
   explicit NgramStore(const NgramOptions& options);  // empty, of options that were checked
-  NgramStore(void* mapped, int64_t bytes);           // a file that was checked
+  // A region that was checked: a mapping that becomes the store's, or memory that stays another's.
+  NgramStore(void* region, int64_t bytes, bool owned = true);
   ~NgramStore();
   NgramStore(const NgramStore&) = delete;
   NgramStore& operator=(const NgramStore&) = delete;
@@ -84,8 +84,10 @@ class NgramStore {
   NgramHeader& header() const { return *reinterpret_cast<NgramHeader*>(region_); }
   int k() const { return k_; }
   uint64_t seed() const { return seed_; }
+  bool owned() const { return owned_; }
   int64_t capacity() const { return int64_t(mask_) + kBucket; }
 
+  NgramKernels::Table view() const { return {keys_, slots_, region_ + bytes_, mask_, stride_}; }
   void prefetch_keys(uint64_t key) const { __builtin_prefetch(keys_ + bucket(key)); }
   void prefetch_slot(int64_t slot) const {
     __builtin_prefetch(slot_at(slot));
@@ -99,7 +101,9 @@ class NgramStore {
   int64_t find(uint64_t key) const {
     const uint64_t first = bucket(key);
     uint32_t match = 0;
+#if !defined(__CUDACC__)
 #pragma GCC unroll 8
+#endif
     for (int i = 0; i < kBucket; ++i) {
       const bool same = key_ref(first + uint64_t(i)).load(std::memory_order_relaxed) == key;
       match |= uint32_t(same) << i;
@@ -169,9 +173,6 @@ class NgramStore {
   }
 
  private:
-  // A slot in words of 32 bits: version, count, age, m, ids[k], probs[k].
-  static constexpr int kIds = 4;
-
   void attach();
   uint64_t bucket(uint64_t key) const { return key & mask_; }
   std::atomic_ref<uint64_t> key_ref(uint64_t slot) const {
@@ -187,11 +188,11 @@ class NgramStore {
     constexpr auto relaxed = std::memory_order_relaxed;
     entry.count = lane<uint32_t>(at, 1).load(relaxed);
     entry.age = lane<uint32_t>(at, 2).load(relaxed);
-    entry.m = int(lane<uint32_t>(at, 3).load(relaxed));
+    entry.m = int(lane<uint32_t>(at, kSlotPairs).load(relaxed));
     if (entry.m > k_) entry.m = k_;
     for (int i = 0; i < k_; ++i) {
-      entry.ids[i] = lane<int32_t>(at, kIds + i).load(relaxed);
-      entry.probs[i] = lane<float>(at, kIds + k_ + i).load(relaxed);
+      entry.ids[i] = lane<int32_t>(at, kSlotIds + i).load(relaxed);
+      entry.probs[i] = lane<float>(at, kSlotIds + k_ + i).load(relaxed);
     }
   }
   void publish(int64_t slot, uint64_t key, const NgramEntry& entry);
@@ -202,6 +203,7 @@ class NgramStore {
   char* slots_ = nullptr;
   uint64_t mask_ = 0, seed_ = 0;  // mask_: capacity - kBucket, a bucket's first slot
   int k_ = 0;
+  bool owned_ = true;
   std::unique_ptr<std::atomic_flag[]> locks_;
 };
 

@@ -83,6 +83,11 @@ class NgramTable {
   void clear() { store_->clear(); }
   void save(const std::string& path) const;
 
+  // The region as it is, into `image` of store().bytes(), and a table of one; `borrow`: in that
+  // memory itself, which the caller keeps.
+  void copy_to(void* image) const;
+  static NgramTable from_image(void* image, int64_t bytes, bool borrow);
+
  private:
   void update_part(const uint64_t* keys, const Contexts& contexts, const Followers& followers,
                    uint32_t age, int64_t part, int64_t parts);
@@ -91,16 +96,19 @@ class NgramTable {
   int n_min_, n_max_;
 };
 
-// Keys of the contexts of lengths n_min ... min(len, n_max) that end before `end`, into keys[n -
-// n_min]; 0 for longer ones.
-inline void context_keys(const NgramTable& table, const int32_t* end, int len, uint64_t* keys) {
-  uint64_t hash = 0;
+// Keys of the contexts of lengths n_min ... min(len, n_max) into keys[n - n_min], 0 for longer
+// ones; token(age): the newest token has age 0.
+template <class Token>
+void context_keys(const NgramTable& table, const Token& token, int len, uint64_t* keys) {
+  uint64_t hash = hash_seed(table.store().seed());
   for (int n = 1; n <= table.n_max(); ++n) {
-    if (n <= len) hash = hash_token(hash, end[-n]);
-    if (n >= table.n_min()) {
-      keys[n - table.n_min()] = n <= len ? ngram_key(hash, n, table.store().seed()) : 0;
-    }
+    if (n <= len) hash = hash_token(hash, token(n - 1));
+    if (n >= table.n_min()) keys[n - table.n_min()] = n <= len ? hash : 0;
   }
+}
+// Of the contexts that end before `end`.
+inline void context_keys(const NgramTable& table, const int32_t* end, int len, uint64_t* keys) {
+  context_keys(table, [end](int age) { return end[-1 - age]; }, len, keys);
 }
 
 }  // namespace thrifty::drafting

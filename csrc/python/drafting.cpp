@@ -39,6 +39,23 @@ std::unique_ptr<NgramTable> load_table(const std::string& path, int64_t vocab_si
       NgramTable::load(path, vocab_size, vocab ? &*vocab : nullptr));
 }
 
+using Bytes = py::array_t<uint8_t, py::array::c_style>;
+
+Bytes image(const NgramTable& table) {
+  Bytes bytes(table.store().bytes());
+  void* const data = bytes.mutable_data();
+  const py::gil_scoped_release nogil;
+  table.copy_to(data);
+  return bytes;
+}
+
+std::unique_ptr<NgramTable> from_image(Bytes& bytes) {
+  void* const data = bytes.mutable_data();
+  const int64_t size = bytes.size();
+  const py::gil_scoped_release nogil;
+  return std::make_unique<NgramTable>(NgramTable::from_image(data, size, false));
+}
+
 void update(NgramTable& table, const Int32& tails, const std::optional<Int32>& lens,
             const Int32& ids, const Float32& probs) {
   const Array lengths = lens ? view(*lens) : Array{};
@@ -68,9 +85,12 @@ std::vector<int64_t> one_each(const char* name, const Numbers& numbers, int64_t 
   return std::vector<int64_t>(array.data(), array.data() + batch);
 }
 
-py::tuple draft(const NgramTable& table, const Int32& tails, const std::optional<Int32>& lens,
-                const DraftTemplate& shape, bool sample, float inv_temp, const Numbers& seed,
-                const Numbers& offset, const std::vector<NgramTable*>& first) {
+// tails, lens: int32, contiguous (_ngram_table.py); a caster of such arrays would convert them
+// anew.
+py::tuple draft(const NgramTable& table, const py::array& tails,
+                const std::optional<py::array>& lens, const DraftTemplate& shape, bool sample,
+                float inv_temp, const Numbers& seed, const Numbers& offset,
+                const std::vector<NgramTable*>& first) {
   const Contexts contexts =
       drafting::check_contexts("draft", table, view(tails), lens ? view(*lens) : Array{}, 1);
   const int64_t batch = contexts.rows, nodes = shape.size(), k = table.k();
@@ -168,14 +188,24 @@ void translate_system_error(std::exception_ptr pointer) {
 
 void bind_drafting(py::module_& m) {
   py::register_local_exception_translator(&translate_system_error);
-  py::class_<DraftTemplate>(m, "DraftTemplate").def(py::init([](const Int32& parents) {
-    return std::make_unique<DraftTemplate>(parents.data(), parents.size());
-  }));
+  const auto copy = [](const std::vector<int32_t>& values) {
+    return Int32(py::ssize_t(values.size()), values.data());
+  };
+  py::class_<DraftTemplate>(m, "DraftTemplate")
+      .def(py::init([](const Int32& parents) {
+        return std::make_unique<DraftTemplate>(parents.data(), parents.size());
+      }))
+      .def_property_readonly("child_begin",
+                             [copy](const DraftTemplate& t) { return copy(t.child_begin); })
+      .def_property_readonly("child_count",
+                             [copy](const DraftTemplate& t) { return copy(t.child_count); });
   py::class_<NgramTable>(m, "NgramTable")
       .def(py::init(&make_table), py::arg("capacity"), py::arg("k"), py::arg("n_min"),
            py::arg("n_max"), py::arg("count_cap"), py::arg("seed"), py::arg("vocab_size"),
            py::arg("vocab"))
       .def_static("load", &load_table, py::arg("path"), py::arg("vocab_size"), py::arg("vocab"))
+      .def("image", &image)
+      .def_static("from_image", &from_image, py::arg("image"))
       .def("update", &update, py::arg("tails"), py::arg("lens"), py::arg("ids"), py::arg("probs"))
       .def("observe_tokens", &observe_tokens, py::arg("tokens"), py::arg("start"))
       .def("draft", &draft, py::arg("tails"), py::arg("lens"), py::arg("tree"), py::arg("sample"),

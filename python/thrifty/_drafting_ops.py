@@ -47,3 +47,26 @@ def _(  # type: ignore[no-untyped-def]
     logits, tokens, lens, q_ids, q, temperature, top_k, top_p, min_p, seed, offset, method, k,
 ):  # fmt: skip
     return _verified(logits, logits.shape[0], tokens.shape[1], tokens.shape[1] + 1, k)
+
+
+@torch.library.register_fake("thrifty::ngram_update_")
+def _(  # type: ignore[no-untyped-def]
+    region, capacity, k, n_min, n_max, count_cap, table_seed, tails, lens, ids, probs,
+):  # fmt: skip
+    return None
+
+
+@torch.library.register_fake("thrifty::ngram_draft")
+def _(  # type: ignore[no-untyped-def]
+    region, capacity, k, n_min, n_max, count_cap, table_seed, tails, lens, child_begin,
+    child_count, sample, inv_temp, seed, offset,
+):  # fmt: skip
+    batch, nodes = tails.shape[0], child_count.shape[0]
+    ints = [region.new_empty((batch, nodes), dtype=torch.int32) for _ in range(6)]
+    return (
+        *ints,
+        region.new_empty((batch, nodes, (nodes + 63) // 64), dtype=torch.int64),
+        region.new_empty(batch, dtype=torch.int32),
+        region.new_empty((batch, nodes, k), dtype=torch.int32),
+        region.new_empty((batch, nodes, k), dtype=torch.float32),
+    )

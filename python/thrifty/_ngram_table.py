@@ -2,20 +2,25 @@
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from thrifty import _native
 from thrifty._draft_tree import Draft, DraftTree
 
+if TYPE_CHECKING:
+    from thrifty._tensor_table import TensorNgramTable
+
 MODES = ("sample", "greedy")
+INT32 = np.dtype(np.int32)
 
 
 def _int32(value: Any, ndim: int, name: str, op: str) -> np.ndarray:
     """A contiguous int32 array; ids that int32 cannot hold are refused, not wrapped."""
     array = np.asarray(value)
-    if array.dtype == np.int32 and array.ndim == ndim and array.flags.c_contiguous:
+    # Comparing dtypes by == takes longer than drafting a small tree.
+    if array.dtype is INT32 and array.ndim == ndim and array.flags.c_contiguous:
         return array
     if array.size == 0 and array.dtype.kind == "f":  # an empty list
         array = array.astype(np.int32)
@@ -238,6 +243,12 @@ class NgramTable:
         table = cls.__new__(cls)
         table._native = _native.NgramTable.load(os.fspath(path), vocab_size or 0, vocab)
         return table
+
+    def to(self, device: Any) -> "TensorNgramTable":
+        """A copy in a tensor of that device, "cuda" say, for loops that stay there. Needs torch."""
+        from thrifty._tensor_table import TensorNgramTable
+
+        return TensorNgramTable(self, device)
 
     def stats(self) -> dict[str, int]:
         """Counters since the table was made, loaded or cleared.

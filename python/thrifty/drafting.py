@@ -15,12 +15,14 @@ from thrifty import _drafting_ops
 from thrifty._draft_helpers import TrimmedHead, kv_compact_, trimmed_head
 from thrifty._draft_tree import Draft, DraftTree
 from thrifty._ngram_table import NgramTable
+from thrifty._tensor_table import TensorNgramTable
 from thrifty._tree_merge import tree_merge
 
 __all__ = [
     "Draft",
     "DraftTree",
     "NgramTable",
+    "TensorNgramTable",
     "TrimmedHead",
     "kv_compact_",
     "row_stats",

@@ -6,6 +6,7 @@
 
 #include "core/gemm.h"
 #include "core/logits.h"
+#include "drafting/ngram_kernels.h"
 #include "ensemble/rows.h"
 #include "moe/tiles.h"
 #include "sampling/bitmask.h"
@@ -17,6 +18,7 @@
   extern const LogitsTable logits_table;             \
   extern const sampling::BitmaskTable bitmask_table; \
   extern const moe::TileTable moe_tiles;             \
+  extern const drafting::NgramKernels ngram_kernels; \
   }
 THRIFTY_TEST_TABLES(wide)
 THRIFTY_TEST_TABLES(amx_twin)
@@ -30,12 +32,13 @@ struct Tables {
   const LogitsTable& logits;
   const sampling::BitmaskTable& bitmask;
   const moe::TileTable& tiles;
+  const drafting::NgramKernels& ngrams;
 };
 
 #define THRIFTY_TABLES_OF(isa)                                                        \
   Tables {                                                                            \
     #isa, isa::gemm_table, isa::ensemble_rows, isa::logits_table, isa::bitmask_table, \
-        isa::moe_tiles                                                                \
+        isa::moe_tiles, isa::ngram_kernels                                            \
   }
 
 inline std::vector<Tables> all_tables() {

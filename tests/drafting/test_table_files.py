@@ -96,7 +96,7 @@ def test_another_version_and_other_files(path: Path) -> None:
     bad = bytearray(path.read_bytes())
     bad[8] += 1
     path.write_bytes(bad)
-    with pytest.raises(ValueError, match=r"expected format version 1, got 2"):
+    with pytest.raises(ValueError, match=r"expected format version 2, got 3"):
         NgramTable.load(path)
     path.write_bytes(b"x" * 10_000)
     with pytest.raises(ValueError, match=r"expected a file of NgramTable"):

@@ -10,8 +10,9 @@ from torch import Tensor
 
 import thrifty
 import thrifty.numpy as tn
-from helpers import OpContract, assert_rejects, permuted, sliced, strided, threads
+from helpers import OpContract, assert_rejects, cases_of, permuted, sliced, strided, threads
 from thrifty import Draft, DraftTree, NgramTable
+from thrifty.reference.cases import check
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -183,6 +184,18 @@ def test_temperature_per_sequence_zero_is_greedy() -> None:
     for b in range(5):
         expected = warm if b % 2 else greedy
         assert (mixed.tokens[b] == expected.tokens[b]).all()
+
+
+@pytest.mark.parametrize("op", ["verify_tree", "verify_chain"])
+def test_agrees_with_the_oracle(op: str, device: str) -> None:
+    """Tokens, path, statistics of rules that a seed determines; selfcheck runs these, too."""
+    accepted = 0
+    for case in cases_of(op):
+        for dtype in case.dtypes:
+            assert all(outcome.ok for outcome in check(case, device, dtype)), (case, dtype)
+        done = case.function(**case.call(device, torch.float32))
+        accepted += int((done.lengths > 1).sum())
+    assert accepted > 3
 
 
 # ---- bad input

@@ -4,7 +4,7 @@ Only what is determined stands here; what is random is in `drafting_laws`, as pr
 law can be enumerated. STAND, arXiv 2506.04708; VocabTrim, arXiv 2506.22694; RASD, arXiv 2503.03434.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -116,6 +116,91 @@ def row_stats(
             if left.max() > -torch.inf:
                 draws[row] = draw(left, key, position)
     return scores.logsumexp(-1), ids.to(torch.int32), probs, draws, torch.zeros_like(draws)
+
+
+# ---- verification
+
+Verified = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+def _walk(
+    rows: Tensor,
+    follow: Callable[[int, int], int],
+    width: int,
+    greedy: bool,
+    key: tuple[int, int],
+    k: int,
+    temperature: float,
+) -> list[Tensor]:
+    """One sequence: from node 0 the drawn (or best) tokens, as long as they are children."""
+    tokens, path = (torch.full((width,), -1, dtype=torch.int32) for _ in range(2))
+    ids = torch.full((width, k), -1, dtype=torch.int32)
+    probs = torch.zeros(width, k, dtype=torch.float64)
+    node = depth = 0
+    while node >= 0:
+        row = rows[node][None]
+        seed, offset = torch.tensor([key[0]]), torch.tensor([key[1] + depth])
+        found = row_stats(row, k, temperature=temperature, seed=seed, offset=offset)
+        path[depth], ids[depth], probs[depth] = node, found[1][0], found[2][0]
+        tokens[depth] = row.argmax() if greedy else found[3][0]
+        node, depth = follow(node, int(tokens[depth])), depth + 1
+    return [tokens, torch.tensor(depth, dtype=torch.int32), path, ids, probs]
+
+
+def _verified(sequences: list[list[Tensor]], device: torch.device) -> Verified:
+    parts = [torch.stack(part).to(device) for part in zip(*sequences, strict=True)]
+    return (*parts, torch.zeros_like(parts[1]))  # type: ignore[return-value]
+
+
+def verify_tree(
+    logits: Tensor,
+    draft: Draft,
+    *,
+    rule: str = "target",
+    temperature: float = 1.0,
+    seed: Tensor | None = None,
+    offset: Tensor | None = None,
+    k: int = 10,
+) -> Verified:
+    """See `thrifty.verify_tree`: the rules "target" and "greedy", whose tokens are `row_stats`'
+    draws. Of "recursive", where coins decide, `drafting_laws` has the exact law.
+    """
+    sequences = []
+    for b, rows in enumerate(logits.cpu()):
+
+        def follow(node: int, token: int, b: int = b) -> int:
+            child = int(draft.first_child[b, node])
+            while child >= 0 and int(draft.tokens[b, child]) != token:
+                child = int(draft.next_sibling[b, child])
+            return child
+
+        key = (0, 0) if seed is None or offset is None else (int(seed[b]), int(offset[b]))
+        greedy = rule == "greedy"
+        sequences.append(_walk(rows, follow, draft.max_depth + 1, greedy, key, k, temperature))
+    return _verified(sequences, logits.device)
+
+
+def verify_chain(
+    logits: Tensor,
+    tokens: Tensor,
+    lens: Tensor | None = None,
+    *,
+    temperature: float = 1.0,
+    seed: Tensor | None = None,
+    offset: Tensor | None = None,
+    k: int = 10,
+) -> Verified:
+    """See `thrifty.verify_chain`, without q."""
+    sequences = []
+    for b, rows in enumerate(logits.cpu()):
+        chain = tokens[b].tolist() if lens is None else tokens[b, : int(lens[b])].tolist()
+
+        def follow(node: int, token: int, chain: list[int] = chain) -> int:
+            return node + 1 if node < len(chain) and chain[node] == token else -1
+
+        key = (0, 0) if seed is None or offset is None else (int(seed[b]), int(offset[b]))
+        sequences.append(_walk(rows, follow, logits.shape[1], False, key, k, temperature))
+    return _verified(sequences, logits.device)
 
 
 # ---- drafts
