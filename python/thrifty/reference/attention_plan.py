@@ -6,10 +6,11 @@ than rounding. docs/attention.md has the reasons.
 
 Random words are Philox4x32-10 with key = seed and counter
 
-    (stream * 2^28 + slot, node, offset's low half, offset's high half)
+    (slot, stream, first key, keys)
 
-where `node` is 0, or, in the causal recursion, the number of the first leaf of the square's
-queries. No batch, head, sequence or row enters: a result does not depend on its place in a batch.
+of the node that they are drawn for, a square of queries and keys: its first key's position in the
+sequence and the number of its keys. No batch, head, sequence or row enters, so a result does not
+depend on its place in a batch.
 """
 
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from thrifty.reference.philox import philox
 
-PLANES, CENTROIDS, RESIDUAL = 0, 1, 2  # streams
+PLANES, CENTROIDS, SAMPLES = 0, 1, 2  # streams
 LLOYD_STEPS = 2
 LLOYD_KEYS = 16  # keys of the Lloyd sample for each centroid
 KEYS_PER_BUCKET = 8  # a square of few keys gets fewer buckets, of this many keys on average
@@ -30,32 +31,33 @@ KEYS_PER_BUCKET = 8  # a square of few keys gets fewer buckets, of this many key
 # ---- draws
 
 
-def words(seed: int | Tensor, stream: int, node: int, count: int) -> np.ndarray:
-    """uint32 words [count, 4] of the slots 0 ... count - 1; seed: an int, or int64 (seed, offset)."""
-    pair = [seed, 0] if isinstance(seed, int) else seed.tolist()
-    key, offset = (int(value) % 2**64 for value in pair)
+def words(seed: int, stream: int, count: int, first_key: int = 0, keys: int = 0) -> np.ndarray:
+    """uint32 words [count, 4] of the slots 0 ... count - 1."""
     counter = np.zeros((count, 4), np.uint32)
-    counter[:, 0] = np.arange(count) + (stream << 28)
-    counter[:, 1] = node
-    counter[:, 2] = offset & 0xFFFFFFFF
-    counter[:, 3] = offset >> 32
-    return philox(key, counter)
+    counter[:, 0] = np.arange(count)
+    counter[:, 1:] = stream, first_key, keys
+    return philox(seed % 2**64, counter)
 
 
-def lsh_planes(seed: int | Tensor, dim: int, planes: int) -> Tensor:
-    """Normals of the hyperplanes, float32 [dim, planes], rows of a standard normal distribution.
+def lsh_planes(seed: int, planes: int, dim: int) -> Tensor:
+    """Normals of the hyperplanes, float32 [planes, dim], standard normal numbers.
 
-    Box-Muller in double precision: element (d, r) has slot r * dim + d and is
+    Box-Muller in double precision: element (r, d) has slot r * dim + d and is
     sqrt(-2 ln u) cos(2 pi u') with u = (word 0 + 1/2) / 2^32 and u' = (word 1 + 1/2) / 2^32.
     """
-    u = (words(seed, PLANES, 0, planes * dim)[:, :2].astype(np.float64) + 0.5) / 2.0**32
+    u = (words(seed, PLANES, planes * dim)[:, :2].astype(np.float64) + 0.5) / 2.0**32
     normal = np.sqrt(-2 * np.log(u[:, 0])) * np.cos(2 * np.pi * u[:, 1])
-    return torch.from_numpy(normal.reshape(planes, dim).T.astype(np.float32).copy())
+    return torch.from_numpy(normal.reshape(planes, dim).astype(np.float32))
 
 
-def residual_ranks(seed: int | Tensor, node: int, keys: int, count: int) -> Tensor:
-    """Ranks among the sorted keys, uniform with replacement: slot t is word 0 * keys >> 32."""
-    word = words(seed, RESIDUAL, node, count)[:, 0].astype(np.uint64)
+def samples(seed: int, count: int, first_key: int, keys: int) -> Tensor:
+    """Ranks among the sorted keys: slot t is word 0 * keys >> 32, uniform with replacement.
+
+    Every key once where there are no more of them.
+    """
+    if count >= keys:
+        return torch.arange(keys)
+    word = words(seed, SAMPLES, count, first_key, keys)[:, 0].astype(np.uint64)
     return torch.from_numpy((word * np.uint64(keys) >> np.uint64(32)).astype(np.int64))
 
 
@@ -84,21 +86,21 @@ def bucket_count(keys: int, num_buckets: int) -> int:
     return max(1, min(num_buckets, keys // KEYS_PER_BUCKET))
 
 
-def make_centroids(kc: Tensor, buckets: int, seed: int | Tensor, node: int) -> Tensor:
+def make_centroids(kc: Tensor, buckets: int, seed: int, first_key: int) -> Tensor:
     """Unit vectors [B, H, buckets, D] from centred keys kc [B, H, N, D].
 
     1. Slot c takes the key lo + (word 0 * (hi - lo) >> 32) with lo, hi = c N / buckets,
        (c + 1) N / buckets, rounded down: one key of each stretch.
-    2. Two steps of Lloyd's algorithm on the sphere, on the keys t N / T, t < T = min(N, 16 buckets):
-       each unit key goes to its nearest centroid, a centroid becomes the unit vector of their sum;
-       one with a sum of zero stays.
+    2. Two steps of Lloyd's algorithm on the sphere, on the unit vectors of the keys t N / T,
+       t < T = min(N, 16 buckets): each goes to its nearest centroid, a centroid becomes the unit
+       vector of their sum; one with a sum of zero stays.
     3. Ordered as a chain: the first stays, then always the one most similar to the last, the first
        of equals.
     """
     n = kc.shape[-2]
     slot = np.arange(buckets)
     lo, hi = slot * n // buckets, (slot + 1) * n // buckets
-    word = words(seed, CENTROIDS, node, buckets)[:, 0].astype(np.uint64)
+    word = words(seed, CENTROIDS, buckets, first_key, n)[:, 0].astype(np.uint64)
     drawn = lo + (word * (hi - lo).astype(np.uint64) >> np.uint64(32)).astype(np.int64)
     centroids = unit(kc[..., torch.from_numpy(drawn).to(kc.device), :])
     count = min(n, LLOYD_KEYS * buckets)
@@ -126,35 +128,33 @@ def chain(centroids: Tensor) -> Tensor:
     return torch.stack(order, -1)
 
 
-def kept_keys(kc: Tensor, probe: Tensor | None, keep: int) -> Tensor:
-    """The `keep` keys of the greatest <kc, probe>, lower index first among equals, int64 [B, H, keep]
-    in rising order; without a probe the first ones. A NaN ranks last."""
-    keep = min(keep, kc.shape[-2])
-    if probe is None:
-        first = torch.arange(keep, device=kc.device)
-        return first.expand(*kc.shape[:-2], keep)
-    score = (kc @ probe[..., None]).squeeze(-1).nan_to_num(nan=-torch.inf, posinf=torch.inf)
+def kept_keys(k: Tensor, probe: Tensor, keep: int) -> Tensor:
+    """The `keep` keys of the greatest <k, probe>, int64 [B, H, keep] in rising order.
+
+    The earlier of equals; NaN ranks last. So they are the first keys where the probe is zero.
+    """
+    score = (k @ probe[..., None]).squeeze(-1).nan_to_num(nan=-torch.inf)
     best = score.sort(dim=-1, descending=True, stable=True).indices[..., :keep]
     return best.sort(-1).values
 
 
-def bucket_windows(offsets: Tensor, window: int) -> Tensor:
-    """[begin, end) of each bucket's window among the sorted keys, int32 [..., buckets, 2].
+def bucket_starts(offsets: Tensor, window: int) -> Tensor:
+    """The first sorted key of each bucket's window, int64 [..., buckets].
 
-    `window` keys around the middle of the bucket, moved so far that they exist:
-    begin = clamp(off[c] + floor((count - window) / 2), 0, max(total - window, 0)).
+    The window has the `window` keys around the middle of the bucket, moved so far that they exist:
+    clamp(offset + floor((count - window) / 2), 0, max(total - window, 0)).
     """
+    offsets = offsets.long()
     first, count, total = offsets[..., :-1], offsets.diff(dim=-1), offsets[..., -1:]
     begin = first + torch.div(count - window, 2, rounding_mode="floor")
-    begin = torch.minimum(begin, total - window).clamp_min(0)
-    return torch.stack([begin, torch.minimum(begin + window, total)], -1).int()
+    return torch.minimum(begin, total - window).clamp_min(0)
 
 
 # ---- the causal recursion
 
 
 @dataclass(frozen=True)
-class Square:
+class Node:
     """Queries at positions [middle, end) that look at all keys at [begin, middle)."""
 
     begin: int
@@ -162,14 +162,14 @@ class Square:
     end: int
 
 
-def squares(n: int, leaf: int) -> Iterator[Square]:
-    """The squares below the diagonal of n positions, by size, leaf, 2 leaf, ....
+def nodes(n: int, leaf: int) -> Iterator[Node]:
+    """The nodes below the diagonal of n positions, by size, leaf, 2 leaf, ....
 
-    Sides are powers of two times `leaf` and corners multiples of their sides, so a square's keys
-    are always complete, and where the sequence ends changes nothing before it.
+    Sides are powers of two times `leaf` and corners multiples of their sides, so a node's keys are
+    always complete, and where the sequence ends changes nothing before it.
     """
     side = leaf
     while side < n:
         for middle in range(side, n, 2 * side):
-            yield Square(middle - side, middle, min(middle + side, n))
+            yield Node(middle - side, middle, min(middle + side, n))
         side *= 2
