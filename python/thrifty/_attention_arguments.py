@@ -1,5 +1,6 @@
 """What the attention ops check before they choose between their own kernels and torch's."""
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -39,12 +40,13 @@ def check_lengths(op: str, q: Tensor, k: Tensor, causal: bool, cu_seqlens: Tenso
         cu = cu_seqlens
         expect(q.shape[0] == 1, op, "q", "a batch of 1, as cu_seqlens is given", q.shape[0])
         expect(nq == nk, op, "q", f"as many queries as keys ({nk}), as cu_seqlens is given", nq)
-        expect(cu.dim() == 1 and cu.dtype in (torch.int32, torch.int64), op, "cu_seqlens",
-               "int32 or int64 of one dimension", f"{cu.dtype} of shape {tuple(cu.shape)}")  # fmt: skip
+        integers = cu.dtype in (torch.int32, torch.int64)
+        got = f"{cu.dtype} of shape {tuple(cu.shape)}"
+        expect(integers and cu.dim() == 1, op, "cu_seqlens", "int32 or int64 of one dimension", got)
 
 
 def check_cuts(op: str, cuts: list[int], length: int) -> None:
-    rising = all(a <= b for a, b in zip(cuts, cuts[1:], strict=False))
+    rising = all(a <= b for a, b in pairwise(cuts))
     whole = len(cuts) > 0 and cuts[0] == 0 and cuts[-1] == length
     expect(rising and whole, op, "cu_seqlens", f"numbers that rise from 0 to {length}", cuts)
 

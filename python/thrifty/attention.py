@@ -1,9 +1,10 @@
-"""Attention that looks at a few hundred keys per query instead of all: HyperAttention and its parts.
+"""Attention that looks at a few hundred keys per query, not at all: HyperAttention and its parts.
 
 docs/attention.md has the equations, what is exact, what is random, and the errors to expect.
 """
 
 from functools import lru_cache
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -120,14 +121,14 @@ def hyper_attention(
     if cu_seqlens is not None:
         cuts = cu_seqlens.tolist()
         check_cuts(op, cuts, q.shape[2])
-        if min_len > 0 and any(b - a < min_len for a, b in zip(cuts, cuts[1:], strict=False)):
+        if min_len > 0 and any(b - a < min_len for a, b in pairwise(cuts)):
             same = {"causal": causal, "scale": scale, "mode": mode, "num_buckets": num_buckets,
                     "window": window, "residual": residual, "keep": keep, "leaf": leaf,
                     "min_len": min_len, "planes": planes, "seed": seed, "center": center,
                     "deterministic": deterministic}  # fmt: skip
             parts = [
                 hyper_attention(*(x[:, :, a:b] for x in (q, k, v)), return_lse=True, **same)
-                for a, b in zip(cuts, cuts[1:], strict=False)
+                for a, b in pairwise(cuts)
             ]
             out, lse = (torch.cat(rows, 2) for rows in zip(*parts, strict=True))
             return (out, lse) if return_lse else out
@@ -145,7 +146,7 @@ def hyper_attention(
         leaf = window = max(k.shape[2], 1)
     normals = None
     if mode == "paper":
-        normals = _planes(seed, planes, q.shape[3]).to(q.device)
+        normals = _planes(seed, q.shape[3], planes).to(q.device)
     plan = _attention_ops.hyper_plan(
         q.detach(), k.detach(), normals, cu_seqlens, cu_seqlens, mode, causal, center,
         num_buckets, window, residual, keep, leaf, seed,
@@ -167,19 +168,19 @@ def automatic_min_len(mode: str, causal: bool, dtype: torch.dtype, device: str) 
 
 @torch.compiler.assume_constant_result
 @lru_cache(maxsize=16)
-def _planes(seed: int, planes: int, dim: int) -> Tensor:
-    return lsh_planes(seed, planes, dim)
+def _planes(seed: int, dim: int, planes: int) -> Tensor:
+    return lsh_planes(seed, dim, planes)
 
 
 def lsh_bucket(x: Tensor, planes: Tensor, mean: Tensor | None = None) -> Tensor:
     """The bucket of each row by the signs of its products with hyperplanes, in Gray order.
 
-    Bit r of a code is ``(x - mean) @ planes[r] > 0``. The bucket is the place of the code in the
+    Bit r of a code is ``(x - mean) @ planes[:, r] > 0``. The bucket is the place of the code in the
     Gray sequence, so that neighbouring buckets differ in one sign.
 
     Args:
         x: (..., N, D).
-        planes: (R, D), the normals, R from 1 to 16.
+        planes: (D, R), the normals, R from 1 to 16.
         mean: (..., D), subtracted from the rows first.
 
     Returns:
@@ -245,8 +246,8 @@ def hyper_core(
 ) -> tuple[Tensor, Tensor]:
     """Attention of each query to a window of sorted keys and to a list that all queries share.
 
-    Query i reads window w = q_window[i], the keys order[starts[w]] ... order[starts[w] + window - 1]
-    as far as they exist, with the scores <q, k> * scale, and the list's entries with the scores
+    Query i reads window w = q_window[i], the keys order[starts[w]], order[starts[w] + 1], ...,
+    `window` of them as far as they exist, with the scores <q, k> * scale, and the list's entries with the scores
     <q, list_k> * scale + list_logw. One softmax over both.
 
     Args:

@@ -15,8 +15,8 @@ from thrifty.reference.moe import bucket_sort
 def lsh_bucket(x: Tensor, planes: Tensor, mean: Tensor | None = None) -> Tensor:
     """See `thrifty.lsh_bucket`."""
     x = x if mean is None else x - mean.unsqueeze(-2)
-    bits = (x @ planes.to(x.dtype).mT > 0).long()
-    weight = 1 << torch.arange(planes.shape[0], device=x.device)
+    bits = (x @ planes.to(x.dtype) > 0).long()
+    weight = 1 << torch.arange(planes.shape[1], device=x.device)
     return plan.gray_rank((bits * weight).sum(-1)).int()
 
 
@@ -212,7 +212,9 @@ def _sequence(
         left = slice(node.begin, node.middle)
         probes = q[:, :, max(node.begin - past, 0) : begin]
         rows = q[:, :, begin:end]
-        part, part_lse = _node(rows, k[:, :, left], v[:, :, left], probes, recipe, node.begin)
+        part, part_lse = _node(
+            rows, k[:, :, left], v[:, :, left], probes, recipe, node.middle // leaf
+        )
         part = F.pad(part, (0, 0, begin, q.shape[2] - end))
         part_lse = F.pad(part_lse, (begin, q.shape[2] - end), value=-torch.inf)
         out, lse = _merge(out, lse, part, part_lse)
@@ -241,28 +243,28 @@ def _exact(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple
 
 
 def _node(
-    q: Tensor, k: Tensor, v: Tensor, probes: Tensor, recipe: Recipe, first_key: int
+    q: Tensor, k: Tensor, v: Tensor, probes: Tensor, recipe: Recipe, number: int
 ) -> tuple[Tensor, Tensor]:
     """Every query looks at every key: the approximate part. `probes`: see `means_node`."""
     make = {"paper": paper_node, "means": means_node}[recipe.mode]
-    return _attend(q, k, v, *make(q, k, v, probes, recipe, first_key), recipe.scale)
+    return _attend(q, k, v, *make(q, k, v, probes, recipe, number), recipe.scale)
 
 
 Chosen = tuple[Windows, Entries, Entries | None]
 
 
 def paper_node(
-    q: Tensor, k: Tensor, v: Tensor, probes: Tensor, recipe: Recipe, first_key: int
+    q: Tensor, k: Tensor, v: Tensor, probes: Tensor, recipe: Recipe, number: int
 ) -> Chosen:
     """HyperAttention as published: equal blocks of sorted queries and sorted keys, and a sample.
 
     Window w of nb = ceil(Nk / window) starts at sorted key w * window, the last one at
-    Nk - window; the query of rank r reads window r * nb / Nq, rounded down. The sample is drawn
-    among the sorted keys, weighs Nk / residual, and counts for a query whose window does not have
-    it; it is every key once where residual >= Nk.
+    Nk - window, and is read by the queries of rank w Nq / nb to (w + 1) Nq / nb, rounded down. The
+    sample is drawn among the sorted keys, weighs Nk / residual, and counts for a query whose window
+    does not have it.
     """
     nq, nk = q.shape[2], k.shape[2]
-    planes = plan.lsh_planes(recipe.seed, recipe.planes, q.shape[-1]).to(q.device)
+    planes = plan.lsh_planes(recipe.seed, q.shape[-1], recipe.planes).to(q.device)
     order, k_order = (
         bucket_sort(lsh_bucket(x.detach(), planes), 2**recipe.planes)[0] for x in (q, k)
     )
@@ -270,10 +272,11 @@ def paper_node(
     starts = (torch.arange(blocks, device=q.device) * recipe.window).clamp_max(
         max(nk - recipe.window, 0)
     )
+    ends = torch.arange(1, blocks + 1, device=q.device) * nq // blocks
     windows = Windows(
         k_order,
         starts.expand(*k.shape[:2], blocks),
-        invert(order) * blocks // max(nq, 1),
+        torch.searchsorted(ends, invert(order), right=True),
         recipe.window,
         nk,
     )
@@ -287,14 +290,14 @@ def paper_node(
 
 
 def means_node(
-    q: Tensor, k: Tensor, v: Tensor, probes: Tensor, recipe: Recipe, first_key: int
+    q: Tensor, k: Tensor, v: Tensor, probes: Tensor, recipe: Recipe, number: int
 ) -> Chosen:
     """Buckets around centroids; a window around the query's own bucket; all else by bucket means.
 
     1. kc = k - mean of k (center), and `buckets` centroids of kc.
-    2. The `keep` keys of the greatest <k, sum of the probes of all heads of the group> leave the
+    2. The `keep` keys of the greatest <kc, sum of the probes of all heads of the group> leave the
        buckets; every query looks at them. Probes: all queries, or, where causal, those at the
-       positions of the node's keys.
+       positions of the node's keys; the first keys where there are none.
     3. A key is in the bucket of the centroid nearest to kc, a query reads the window of the bucket
        whose centroid is nearest to q.
     4. n keys outside the window add n e^(<q, mean k> scale + scale^2 |q|^2 var / 2) with the value
@@ -305,9 +308,9 @@ def means_node(
     keys = k.detach()
     kc = keys - keys.mean(-2, keepdim=True) if recipe.center else keys
     buckets = plan.bucket_count(k.shape[2], recipe.num_buckets)
-    centroids = plan.make_centroids(kc, buckets, recipe.seed, first_key)
+    centroids = plan.make_centroids(kc, buckets, recipe.seed, number)
     probe = probes.detach().sum(-2).unflatten(1, (k.shape[1], group)).sum(2)
-    kept = plan.kept_keys(keys, probe, recipe.keep)
+    kept = plan.kept_keys(kc, probe if probes.shape[2] else None, recipe.keep)
     bucket = centroid_bucket(kc, centroids).long().scatter(-1, kept, buckets)
     order, offsets = bucket_sort(bucket, buckets)
     starts = plan.bucket_starts(offsets, recipe.window)

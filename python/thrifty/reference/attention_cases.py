@@ -1,5 +1,8 @@
-"""The attention family's cases: each names what it exercises. Lengths are small and odd, and windows,
-lists and leaves smaller still, so that every part of the recipe is reached."""
+"""The attention family's cases: each names what it exercises.
+
+Lengths are small and odd, and windows, lists and leaves smaller still, so that every part of the
+recipe is reached.
+"""
 
 from typing import Any
 
@@ -76,7 +79,7 @@ HYPER = {
         m, shape={"nq": 21, "nk": 83, "dv": 5}, mode="paper"
     ),
     "paper, no residual": lambda m: hyper(m, mode="paper", residual=0),
-    "paper, every key drawn": lambda m: hyper(m, mode="paper", residual=90),
+    "paper, many keys drawn": lambda m: hyper(m, mode="paper", residual=120),
     "paper, packed sequences, causal": lambda m: packed_sequences(m, mode="paper", causal=True),
     "exact": lambda m: hyper(m, min_len=1000),
     "exact, causal": lambda m: hyper(m, shape={"nq": 37, "nk": 101}, min_len=1000, causal=True),
@@ -131,11 +134,11 @@ CORE = {
 }
 
 LSH = {
-    "rows": lambda m: {"x": m.normal(3, 50, 16), "planes": m.normal(7, 16)},
-    "mean": lambda m: {"x": m.normal(2, 3, 50, 9), "planes": m.normal(16, 9),
+    "rows": lambda m: {"x": m.normal(3, 50, 16), "planes": m.normal(16, 7)},
+    "mean": lambda m: {"x": m.normal(2, 3, 50, 9), "planes": m.normal(9, 16),
                        "mean": m.normal(2, 3, 9)},
-    "one plane": lambda m: {"x": m.normal(1, 1, 33, 5), "planes": m.normal(1, 5)},
-    "no rows": lambda m: {"x": m.normal(1, 2, 0, 5), "planes": m.normal(3, 5)},
+    "one plane": lambda m: {"x": m.normal(1, 1, 33, 5), "planes": m.normal(5, 1)},
+    "no rows": lambda m: {"x": m.normal(1, 2, 0, 5), "planes": m.normal(5, 3)},
 }  # fmt: skip
 
 CENTROIDS = {

@@ -6,11 +6,10 @@ than rounding. docs/attention.md has the reasons.
 
 Random words are Philox4x32-10 with key = seed and counter
 
-    (slot, stream, first key, keys)
+    (stream * 2^28 + slot, node, 0, 0)
 
-of the node that they are drawn for, a square of queries and keys: its first key's position in the
-sequence and the number of its keys. No batch, head, sequence or row enters, so a result does not
-depend on its place in a batch.
+where `node` is 0, or, in the causal recursion, the number of the first leaf of the node's queries.
+No batch, head, sequence or row enters: a result does not depend on its place in a batch.
 """
 
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from torch import Tensor
 
 from thrifty.reference.philox import philox
 
-PLANES, CENTROIDS, SAMPLES = 0, 1, 2  # streams
+PLANES, CENTROIDS, RESIDUAL = 0, 1, 2  # streams
 LLOYD_STEPS = 2
 LLOYD_KEYS = 16  # keys of the Lloyd sample for each centroid
 KEYS_PER_BUCKET = 8  # a square of few keys gets fewer buckets, of this many keys on average
@@ -31,33 +30,28 @@ KEYS_PER_BUCKET = 8  # a square of few keys gets fewer buckets, of this many key
 # ---- draws
 
 
-def words(seed: int, stream: int, count: int, first_key: int = 0, keys: int = 0) -> np.ndarray:
+def words(seed: int, stream: int, node: int, count: int) -> np.ndarray:
     """uint32 words [count, 4] of the slots 0 ... count - 1."""
     counter = np.zeros((count, 4), np.uint32)
-    counter[:, 0] = np.arange(count)
-    counter[:, 1:] = stream, first_key, keys
+    counter[:, 0] = np.arange(count) + (stream << 28)
+    counter[:, 1] = node
     return philox(seed % 2**64, counter)
 
 
-def lsh_planes(seed: int, planes: int, dim: int) -> Tensor:
-    """Normals of the hyperplanes, float32 [planes, dim], standard normal numbers.
+def lsh_planes(seed: int, dim: int, planes: int) -> Tensor:
+    """Normals of the hyperplanes, float32 [dim, planes], standard normal numbers.
 
-    Box-Muller in double precision: element (r, d) has slot r * dim + d and is
+    Box-Muller in double precision: element (d, r) has slot r * dim + d and is
     sqrt(-2 ln u) cos(2 pi u') with u = (word 0 + 1/2) / 2^32 and u' = (word 1 + 1/2) / 2^32.
     """
-    u = (words(seed, PLANES, planes * dim)[:, :2].astype(np.float64) + 0.5) / 2.0**32
+    u = (words(seed, PLANES, 0, planes * dim)[:, :2].astype(np.float64) + 0.5) / 2.0**32
     normal = np.sqrt(-2 * np.log(u[:, 0])) * np.cos(2 * np.pi * u[:, 1])
-    return torch.from_numpy(normal.reshape(planes, dim).astype(np.float32))
+    return torch.from_numpy(normal.reshape(planes, dim).T.astype(np.float32).copy())
 
 
-def samples(seed: int, count: int, first_key: int, keys: int) -> Tensor:
-    """Ranks among the sorted keys: slot t is word 0 * keys >> 32, uniform with replacement.
-
-    Every key once where there are no more of them.
-    """
-    if count >= keys:
-        return torch.arange(keys)
-    word = words(seed, SAMPLES, count, first_key, keys)[:, 0].astype(np.uint64)
+def residual_ranks(seed: int, node: int, keys: int, count: int) -> Tensor:
+    """Ranks among the sorted keys, uniform with replacement: slot t is word 0 * keys >> 32."""
+    word = words(seed, RESIDUAL, node, count)[:, 0].astype(np.uint64)
     return torch.from_numpy((word * np.uint64(keys) >> np.uint64(32)).astype(np.int64))
 
 
@@ -86,7 +80,7 @@ def bucket_count(keys: int, num_buckets: int) -> int:
     return max(1, min(num_buckets, keys // KEYS_PER_BUCKET))
 
 
-def make_centroids(kc: Tensor, buckets: int, seed: int, first_key: int) -> Tensor:
+def make_centroids(kc: Tensor, buckets: int, seed: int, node: int) -> Tensor:
     """Unit vectors [B, H, buckets, D] from centred keys kc [B, H, N, D].
 
     1. Slot c takes the key lo + (word 0 * (hi - lo) >> 32) with lo, hi = c N / buckets,
@@ -100,7 +94,7 @@ def make_centroids(kc: Tensor, buckets: int, seed: int, first_key: int) -> Tenso
     n = kc.shape[-2]
     slot = np.arange(buckets)
     lo, hi = slot * n // buckets, (slot + 1) * n // buckets
-    word = words(seed, CENTROIDS, buckets, first_key, n)[:, 0].astype(np.uint64)
+    word = words(seed, CENTROIDS, node, buckets)[:, 0].astype(np.uint64)
     drawn = lo + (word * (hi - lo).astype(np.uint64) >> np.uint64(32)).astype(np.int64)
     centroids = unit(kc[..., torch.from_numpy(drawn).to(kc.device), :])
     count = min(n, LLOYD_KEYS * buckets)
@@ -128,12 +122,15 @@ def chain(centroids: Tensor) -> Tensor:
     return torch.stack(order, -1)
 
 
-def kept_keys(k: Tensor, probe: Tensor, keep: int) -> Tensor:
-    """The `keep` keys of the greatest <k, probe>, int64 [B, H, keep] in rising order.
+def kept_keys(kc: Tensor, probe: Tensor | None, keep: int) -> Tensor:
+    """The `keep` keys of the greatest <kc, probe>, int64 [B, H, keep] in rising order.
 
-    The earlier of equals; NaN ranks last. So they are the first keys where the probe is zero.
+    The earlier of equals; NaN ranks last. Without a probe the first keys.
     """
-    score = (k @ probe[..., None]).squeeze(-1).nan_to_num(nan=-torch.inf)
+    if probe is None:
+        first = torch.arange(min(keep, kc.shape[-2]), device=kc.device)
+        return first.expand(*kc.shape[:-2], -1)
+    score = (kc @ probe[..., None]).squeeze(-1).nan_to_num(nan=-torch.inf)
     best = score.sort(dim=-1, descending=True, stable=True).indices[..., :keep]
     return best.sort(-1).values
 
