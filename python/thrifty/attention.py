@@ -247,8 +247,8 @@ def hyper_core(
     """Attention of each query to a window of sorted keys and to a list that all queries share.
 
     Query i reads window w = q_window[i], the keys order[starts[w]], order[starts[w] + 1], ...,
-    `window` of them as far as they exist, with the scores <q, k> * scale, and the list's entries with the scores
-    <q, list_k> * scale + list_logw. One softmax over both.
+    `window` of them as far as they exist, with the scores <q, k> * scale, and the list's entries
+    with the scores <q, list_k> * scale + list_logw. One softmax over both.
 
     Args:
         q: (B, Hq, Nq, D).

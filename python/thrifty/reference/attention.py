@@ -280,7 +280,7 @@ def paper_node(
         recipe.window,
         nk,
     )
-    rank = plan.samples(recipe.seed, recipe.residual, first_key, nk).to(q.device)
+    rank = plan.residual_ranks(recipe.seed, number, nk, recipe.residual).to(q.device)
     rank = rank.expand(*k.shape[:2], rank.shape[0])
     key = k_order.long().gather(-1, rank)
     weight = math.log(nk / rank.shape[-1]) if rank.shape[-1] else 0.0
