@@ -38,7 +38,7 @@ def hyper_attention(
     leaf: int = 1024,
     min_len: int | None = None,
     planes: int = 7,
-    seed: int = 0,
+    seed: int | Tensor = 0,
     center: bool = True,
     return_lse: bool = False,
     deterministic: bool = False,
@@ -69,7 +69,8 @@ def hyper_attention(
         min_len: with fewer queries or keys than this, attention is exact; 0: never, None: where
             exact attention is the faster choice, as measured.
         planes: "paper": hyperplanes of the hash, 1 to 16.
-        seed: of everything that is drawn; the same seed chooses the same keys.
+        seed: of everything that is drawn: a number, or int64 (2,) of seed and offset. The same seed
+            chooses the same keys.
         center: "means": buckets are made of the keys minus their mean. An offset of all keys then
             changes nothing, as in exact attention.
         return_lse: also return the logarithm of the softmax's denominator.
@@ -146,10 +147,11 @@ def hyper_attention(
         leaf = window = max(k.shape[2], 1)
     normals = None
     if mode == "paper":
-        normals = _planes(seed, q.shape[3], planes).to(q.device)
-    plan = _attention_ops.hyper_plan(
+        normals = _normals(seed, q.shape[3], planes).to(q.device)
+    pair = torch.tensor([seed, 0]) if isinstance(seed, int) else seed
+    plan = _attention_ops.ops.hyper_plan(
         q.detach(), k.detach(), normals, cu_seqlens, cu_seqlens, mode, causal, center,
-        num_buckets, window, residual, keep, leaf, seed,
+        num_buckets, window, residual, keep, leaf, pair,
     )  # fmt: skip
     out, lse = _attention_ops.hyper_attention_fwd(
         q, k, v, *plan, cu_seqlens, cu_seqlens, mode, causal, num_buckets, window, residual, keep,
@@ -166,9 +168,14 @@ def automatic_min_len(mode: str, causal: bool, dtype: torch.dtype, device: str) 
     return 8192 if causal else 4096
 
 
+def _normals(seed: int | Tensor, dim: int, planes: int) -> Tensor:
+    """The hyperplanes of mode "paper"."""
+    return _constant_normals(seed, dim, planes)
+
+
 @torch.compiler.assume_constant_result
 @lru_cache(maxsize=16)
-def _planes(seed: int, dim: int, planes: int) -> Tensor:
+def _constant_normals(seed: int, dim: int, planes: int) -> Tensor:
     return lsh_planes(seed, dim, planes)
 
 
@@ -196,7 +203,7 @@ def lsh_bucket(x: Tensor, planes: Tensor, mean: Tensor | None = None) -> Tensor:
 
     References: HyperAttention, arXiv 2310.05869, algorithm 1 (Hamming-sorted LSH).
     """
-    return _attention_ops.lsh_bucket(
+    return _attention_ops.ops.lsh_bucket(
         x.detach(), planes.detach(), None if mean is None else mean.detach()
     )
 
@@ -224,7 +231,7 @@ def centroid_bucket(x: Tensor, centroids: Tensor, mean: Tensor | None = None) ->
         >>> torch.equal(bucket, (x @ centroids.mT).argmax(-1).int())
         True
     """
-    return _attention_ops.centroid_bucket(
+    return _attention_ops.ops.centroid_bucket(
         x.detach(), centroids.detach(), None if mean is None else mean.detach()
     )
 
@@ -233,44 +240,50 @@ def hyper_core(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    order: Tensor,
-    starts: Tensor,
-    q_window: Tensor,
+    q_order: Tensor,
+    q_offsets: Tensor,
+    k_order: Tensor,
+    windows: Tensor,
     list_k: Tensor | None = None,
     list_v: Tensor | None = None,
     list_logw: Tensor | None = None,
-    list_at: Tensor | None = None,
+    list_range: Tensor | None = None,
+    list_var: Tensor | None = None,
     *,
-    window: int,
     scale: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Attention of each query to a window of sorted keys and to a list that all queries share.
 
-    Query i reads window w = q_window[i], the keys order[starts[w]], order[starts[w] + 1], ...,
-    `window` of them as far as they exist, with the scores <q, k> * scale, and the list's entries
-    with the scores <q, list_k> * scale + list_logw. One softmax over both.
+    Item w has the queries q_order[q_offsets[w]:q_offsets[w + 1]] and the keys
+    k_order[windows[w, 0]:windows[w, 1]], with the scores <q, k> * scale. Entry s of the list has
+    the score <q, list_k> * scale + list_logw + scale^2 |q|^2 list_var / 2. One softmax over both.
 
     Args:
         q: (B, Hq, Nq, D).
         k: (B, Hkv, Nk, D).
         v: (B, Hkv, Nk, Dv).
-        order: int32 (B, Hkv, Nk), a permutation of each head's keys, as `bucket_sort` returns it.
-        starts: int32 (B, Hkv, W), rising, from 0 to Nk.
-        q_window: int32 (B, Hq, Nq), from 0 to W - 1.
+        q_order: int32 (B, Hq, Nq), a permutation of each head's queries, as `bucket_sort` makes it.
+        q_offsets: int32 (B, Hq, W + 1), rising, from 0 to Nq. Queries before the first and after
+            the last are in no item: they see the list alone.
+        k_order: int32 (B, Hkv, Nk), a permutation of each head's keys.
+        windows: int32 (B, Hkv, W, 2), begin and end in k_order.
         list_k, list_v: (B, Hkv, S, D) and (B, Hkv, S, Dv); None: no list.
         list_logw: (B, Hkv, S), float32 (float64), the logarithm of each entry's weight.
-        list_at: int32 (B, Hkv, S): where the entry stands in `order`; a query whose window has that
-            place does not see the entry. -1: every query sees it. None: all -1.
-        window: keys of a window, at least 1.
+        list_range: int32 (B, Hkv, S, 2): the places in k_order that an entry stands for. For a
+            query whose window has a share p of them the entry counts 1 - p, and not at all where it
+            has them all. Without places, begin = end, it always counts. None: no entry has places.
+        list_var: (B, Hkv, S), float32 (float64): the variance of the keys of an entry that is their
+            mean. None: 0.
         scale: of the scores; None is D ** -0.5.
 
     Returns:
         out (B, Hq, Nq, Dv) in q's dtype and lse (B, Hq, Nq), float32 (float64): the logarithm of
-        the softmax's denominator. Results over different keys can be merged with it.
+        the softmax's denominator. Results over different keys can be merged with it. A query that
+        sees nothing has 0 and -inf.
 
-    Differentiable once with respect to q, k, v, list_k, list_v and list_logw, also through lse.
-    Nothing is approximate here: what is chosen is exact. On the CPU, results and gradients do not
-    depend on the number of threads.
+    Differentiable once with respect to q, k, v, list_k, list_v, list_logw and list_var, also
+    through lse. Nothing is approximate here: what is chosen is exact. On the CPU, results and
+    gradients do not depend on the number of threads.
 
     Raises:
         ValueError: arguments that do not fit; integers out of range.
@@ -279,16 +292,17 @@ def hyper_core(
 
         >>> q, k, v = torch.randn(3, 1, 2, 100, 16)
         >>> order = torch.arange(100, dtype=torch.int32).expand(1, 2, 100)
-        >>> starts = torch.tensor([0, 50], dtype=torch.int32).expand(1, 2, 2)
-        >>> out, lse = thrifty.hyper_core(q, k, v, order, starts, order // 50, window=50)
+        >>> offsets = torch.tensor([0, 50, 100], dtype=torch.int32).expand(1, 2, 3)
+        >>> windows = torch.stack([offsets[..., :-1], offsets[..., 1:]], -1)
+        >>> out, lse = thrifty.hyper_core(q, k, v, order, offsets, order, windows)
         >>> half = torch.nn.functional.scaled_dot_product_attention(
         ...     q[:, :, 50:], k[:, :, 50:], v[:, :, 50:])
         >>> torch.allclose(out[:, :, 50:], half, atol=1e-5)
         True
     """
     check_heads("hyper_core", q, k, v)
-    expect(window >= 1, "hyper_core", "window", "at least 1", window)
     scale = q.shape[3] ** -0.5 if scale is None else float(scale)
     return _attention_ops.hyper_core_fwd(
-        q, k, v, order, starts, q_window, list_k, list_v, list_logw, list_at, window, scale
-    )
+        q, k, v, q_order, q_offsets, k_order, windows, list_k, list_v, list_logw, list_range,
+        list_var, scale,
+    )  # fmt: skip

@@ -97,39 +97,54 @@ def core(
     make: Make,
     *,
     window: int = 20,
-    windows: int = 5,
+    items: int = 5,
     entries: int = 9,
-    at: bool = True,
+    ranges: bool = True,
+    var: bool = True,
     **shape: int,
 ) -> Call:
-    """Windows that overlap, the last one beyond the end; entries seen, and hidden by a window."""
+    """Windows that overlap, one of them empty; queries of no item; entries that windows meet."""
     call = heads(make, **{"nq": 50, "nk": 70} | shape)
-    batch, k_heads, nk, d = call["k"].shape
+    batch, q_heads, nq, d = call["q"].shape
+    k_heads, nk = call["k"].shape[1:3]
 
     def integers(low: int, high: int, *sizes: int) -> torch.Tensor:
         drawn = torch.randint(low, high, sizes, generator=make._generator)
         return drawn.int().to(make.device)
 
-    order = torch.rand(batch, k_heads, nk, generator=make._generator).argsort(-1)
-    call["order"] = order.int().to(make.device)
-    call["starts"] = integers(0, nk - 3, batch, k_heads, windows).sort(-1).values
-    call["q_window"] = integers(0, windows, *call["q"].shape[:3])
+    def order(heads: int, n: int) -> torch.Tensor:
+        drawn = torch.rand(batch, heads, n, generator=make._generator).argsort(-1)
+        return drawn.int().to(make.device)
+
+    call["q_order"], call["k_order"] = order(q_heads, nq), order(k_heads, nk)
+    cuts = torch.cat([torch.zeros(batch, q_heads, 1, dtype=torch.int32, device=make.device),
+                      integers(0, nq, batch, q_heads, items)], -1)  # fmt: skip
+    call["q_offsets"] = cuts.sort(-1).values
+    begin = integers(0, max(nk - window, 1), batch, k_heads, items)
+    end = (begin + window).clamp_max(nk)
+    end[..., 0] = begin[..., 0]
+    call["windows"] = torch.stack([begin, end], -1)
     if entries:
         wide = torch.float64 if make.dtype == torch.float64 else torch.float32
         call["list_k"] = make.normal(batch, k_heads, entries, d)
         call["list_v"] = make.normal(batch, k_heads, entries, call["v"].shape[3])
         call["list_logw"] = make.normal(batch, k_heads, entries, dtype=wide)
-        if at:
-            call["list_at"] = integers(-1, nk, batch, k_heads, entries)
-    return call | {"window": window}
+        if ranges:
+            first = integers(0, nk - 6, batch, k_heads, entries)
+            last = first + integers(0, 6, batch, k_heads, entries)
+            call["list_range"] = torch.stack([first, last], -1)
+        if var:
+            call["list_var"] = make.normal(batch, k_heads, entries, dtype=wide).abs()
+    return call
 
 
 CORE = {
     "list": core,
     "no list": lambda m: core(m, entries=0),
-    "entries seen by all": lambda m: core(m, at=False),
+    "entries seen by all": lambda m: core(m, ranges=False),
+    "no variance": lambda m: core(m, var=False),
     "one query head of many, Dv": lambda m: core(m, batch=2, q_heads=6, k_heads=2, dv=3),
-    "window of all": lambda m: core(m, windows=1, window=500),
+    "window of all": lambda m: core(m, items=1, window=500),
     "D = 40, a long list": lambda m: core(m, d=40, entries=150, window=33),
 }
 
@@ -155,7 +170,7 @@ def table(oracle: Any, grad: tuple[str, ...], builds: dict[str, Any], **options:
 
 
 BOUNDS = {"tolerance": TOLERANCE, "grad_tolerance": GRAD_TOLERANCE}
-LISTS = ("list_k", "list_v", "list_logw")
+LISTS = ("list_k", "list_v", "list_logw", "list_var")
 
 CASES = [
     *table(lsh_bucket, (), LSH, dtypes=F32),

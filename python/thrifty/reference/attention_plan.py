@@ -6,10 +6,10 @@ than rounding. docs/attention.md has the reasons.
 
 Random words are Philox4x32-10 with key = seed and counter
 
-    (stream * 2^28 + slot, node, 0, 0)
+    (stream * 2^28 + slot, node, offset's low half, offset's high half)
 
-where `node` is 0, or, in the causal recursion, the number of the first leaf of the node's queries.
-No batch, head, sequence or row enters: a result does not depend on its place in a batch.
+where `node` is 0, or, in the causal recursion, the number of the first leaf of the square's
+queries. No batch, head, sequence or row enters: a result does not depend on its place in a batch.
 """
 
 from collections.abc import Iterator
@@ -30,15 +30,19 @@ KEYS_PER_BUCKET = 8  # a square of few keys gets fewer buckets, of this many key
 # ---- draws
 
 
-def words(seed: int, stream: int, node: int, count: int) -> np.ndarray:
-    """uint32 words [count, 4] of the slots 0 ... count - 1."""
+def words(seed: int | Tensor, stream: int, node: int, count: int) -> np.ndarray:
+    """uint32 words [count, 4] of the slots 0 ... count - 1; seed: a number, or (seed, offset)."""
+    pair = [seed, 0] if isinstance(seed, int) else seed.tolist()
+    key, offset = (int(value) % 2**64 for value in pair)
     counter = np.zeros((count, 4), np.uint32)
     counter[:, 0] = np.arange(count) + (stream << 28)
     counter[:, 1] = node
-    return philox(seed % 2**64, counter)
+    counter[:, 2] = offset & 0xFFFFFFFF
+    counter[:, 3] = offset >> 32
+    return philox(key, counter)
 
 
-def lsh_planes(seed: int, dim: int, planes: int) -> Tensor:
+def lsh_planes(seed: int | Tensor, dim: int, planes: int) -> Tensor:
     """Normals of the hyperplanes, float32 [dim, planes], standard normal numbers.
 
     Box-Muller in double precision: element (d, r) has slot r * dim + d and is
@@ -49,7 +53,7 @@ def lsh_planes(seed: int, dim: int, planes: int) -> Tensor:
     return torch.from_numpy(normal.reshape(planes, dim).T.astype(np.float32).copy())
 
 
-def residual_ranks(seed: int, node: int, keys: int, count: int) -> Tensor:
+def residual_ranks(seed: int | Tensor, node: int, keys: int, count: int) -> Tensor:
     """Ranks among the sorted keys, uniform with replacement: slot t is word 0 * keys >> 32."""
     word = words(seed, RESIDUAL, node, count)[:, 0].astype(np.uint64)
     return torch.from_numpy((word * np.uint64(keys) >> np.uint64(32)).astype(np.int64))
@@ -80,7 +84,7 @@ def bucket_count(keys: int, num_buckets: int) -> int:
     return max(1, min(num_buckets, keys // KEYS_PER_BUCKET))
 
 
-def make_centroids(kc: Tensor, buckets: int, seed: int, node: int) -> Tensor:
+def make_centroids(kc: Tensor, buckets: int, seed: int | Tensor, node: int) -> Tensor:
     """Unit vectors [B, H, buckets, D] from centred keys kc [B, H, N, D].
 
     1. Slot c takes the key lo + (word 0 * (hi - lo) >> 32) with lo, hi = c N / buckets,
@@ -127,31 +131,32 @@ def kept_keys(kc: Tensor, probe: Tensor | None, keep: int) -> Tensor:
 
     The earlier of equals; NaN ranks last. Without a probe the first keys.
     """
+    keep = min(keep, kc.shape[-2])
     if probe is None:
-        first = torch.arange(min(keep, kc.shape[-2]), device=kc.device)
-        return first.expand(*kc.shape[:-2], -1)
-    score = (kc @ probe[..., None]).squeeze(-1).nan_to_num(nan=-torch.inf)
+        first = torch.arange(keep, device=kc.device)
+        return first.expand(*kc.shape[:-2], keep)
+    score = (kc @ probe[..., None]).squeeze(-1).nan_to_num(nan=-torch.inf, posinf=torch.inf)
     best = score.sort(dim=-1, descending=True, stable=True).indices[..., :keep]
     return best.sort(-1).values
 
 
-def bucket_starts(offsets: Tensor, window: int) -> Tensor:
-    """The first sorted key of each bucket's window, int64 [..., buckets].
+def bucket_windows(offsets: Tensor, window: int) -> Tensor:
+    """[begin, end) of each bucket's window among the sorted keys, int32 [..., buckets, 2].
 
-    The window has the `window` keys around the middle of the bucket, moved so far that they exist:
-    clamp(offset + floor((count - window) / 2), 0, max(total - window, 0)).
+    `window` keys around the middle of the bucket, moved so far that they exist:
+    begin = clamp(off[c] + floor((count - window) / 2), 0, max(total - window, 0)).
     """
-    offsets = offsets.long()
     first, count, total = offsets[..., :-1], offsets.diff(dim=-1), offsets[..., -1:]
     begin = first + torch.div(count - window, 2, rounding_mode="floor")
-    return torch.minimum(begin, total - window).clamp_min(0)
+    begin = torch.minimum(begin, total - window).clamp_min(0)
+    return torch.stack([begin, torch.minimum(begin + window, total)], -1).int()
 
 
 # ---- the causal recursion
 
 
 @dataclass(frozen=True)
-class Node:
+class Square:
     """Queries at positions [middle, end) that look at all keys at [begin, middle)."""
 
     begin: int
@@ -159,14 +164,14 @@ class Node:
     end: int
 
 
-def nodes(n: int, leaf: int) -> Iterator[Node]:
-    """The nodes below the diagonal of n positions, by size, leaf, 2 leaf, ....
+def squares(n: int, leaf: int) -> Iterator[Square]:
+    """The squares below the diagonal of n positions, by size, leaf, 2 leaf, ....
 
-    Sides are powers of two times `leaf` and corners multiples of their sides, so a node's keys are
-    always complete, and where the sequence ends changes nothing before it.
+    Sides are powers of two times `leaf` and corners multiples of their sides, so a square's keys
+    are always complete, and where the sequence ends changes nothing before it.
     """
     side = leaf
     while side < n:
         for middle in range(side, n, 2 * side):
-            yield Node(middle - side, middle, min(middle + side, n))
+            yield Square(middle - side, middle, min(middle + side, n))
         side *= 2
