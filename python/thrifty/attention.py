@@ -169,8 +169,9 @@ def automatic_min_len(mode: str, causal: bool, dtype: torch.dtype, device: str) 
 
 
 def _normals(seed: int | Tensor, dim: int, planes: int) -> Tensor:
-    """The hyperplanes of mode "paper"."""
-    return _constant_normals(seed, dim, planes)
+    """The hyperplanes of mode "paper"; of a seed that is a number, a compiled graph's constant."""
+    make = _constant_normals if isinstance(seed, int) else lsh_planes
+    return make(seed, dim, planes)
 
 
 @torch.compiler.assume_constant_result
