@@ -1,6 +1,7 @@
 """What holds whatever the numbers are. Causal ones, and those of batches and heads, bit for bit."""
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 import torch
@@ -256,7 +257,7 @@ def test_packed_sequences_are_a_loop(mode: str, causal: bool) -> None:
     cuts = [0, 40, 40, 43, 44, 111]
     call = hyper(make(), shape={"nq": 111}, mode=mode, causal=causal)
     packed = hyper_attention(**call, cu_seqlens=torch.tensor(cuts))
-    for begin, end in zip(cuts, cuts[1:], strict=False):
+    for begin, end in pairwise(cuts):
         part = call | {name: call[name][:, :, begin:end] for name in ("q", "k", "v")}
         for got, expected in zip(packed, hyper_attention(**part), strict=True):
             assert torch.equal(got[:, :, begin:end], expected)
