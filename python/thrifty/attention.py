@@ -188,7 +188,7 @@ def lsh_bucket(x: Tensor, planes: Tensor, mean: Tensor | None = None) -> Tensor:
 
     Args:
         x: (..., N, D).
-        planes: (D, R), the normals, R from 1 to 16.
+        planes: float32 (D, R), the normals, R from 1 to 16.
         mean: (..., D), subtracted from the rows first.
 
     Returns:

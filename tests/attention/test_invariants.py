@@ -199,12 +199,21 @@ def test_constant_and_sums_of_values(mode: str, causal: bool) -> None:
     torch.testing.assert_close(both, parts, rtol=1e-5, atol=1e-5)
 
 
-def test_equal_keys_give_the_mean_of_the_values() -> None:
-    """Mode "means" looks at every key once, each with the same weight."""
-    call = hyper(make(torch.float64))
+def test_equal_keys_give_a_mean_of_the_values() -> None:
+    """Mode "means" with keys all equal: one bucket, and lse counts every key once.
+
+    A query then gives the keys of its window and the kept ones a weight of 1 each, and the mean of
+    the bucket's values the rest.
+    """
+    call = hyper(make(torch.float64), num_buckets=1, keep=4)
     call["k"] = call["k"][:, :, :1].expand(1, 2, 90, 8)
     out, lse = hyper_attention(**call)
-    assert_close((out, lse), exact(call), 1e-10)
+    torch.testing.assert_close(lse, exact(call)[1], rtol=0, atol=1e-10)
+    v = call["v"]  # equal scores: the first 4 keys are kept, 16 of the other 86 are the window
+    bucket, begin = v[:, :, 4:], (86 - 16) // 2
+    window = bucket[:, :, begin : begin + 16]
+    mean = (v[:, :, :4].sum(2) + window.sum(2) + 70 * bucket.mean(2)) / 90
+    torch.testing.assert_close(out, mean.unsqueeze(2).expand_as(out), rtol=0, atol=1e-10)
 
 
 # ---- 8: lse

@@ -149,11 +149,11 @@ CORE = {
 }
 
 LSH = {
-    "rows": lambda m: {"x": m.normal(3, 50, 16), "planes": m.normal(16, 7)},
-    "mean": lambda m: {"x": m.normal(2, 3, 50, 9), "planes": m.normal(9, 16),
+    "rows": lambda m: {"x": m.normal(3, 50, 16), "planes": m.normal(16, 7, dtype=torch.float32)},
+    "mean": lambda m: {"x": m.normal(2, 3, 50, 9), "planes": m.normal(9, 16, dtype=torch.float32),
                        "mean": m.normal(2, 3, 9)},
-    "one plane": lambda m: {"x": m.normal(1, 1, 33, 5), "planes": m.normal(5, 1)},
-    "no rows": lambda m: {"x": m.normal(1, 2, 0, 5), "planes": m.normal(5, 3)},
+    "one plane": lambda m: {"x": m.normal(1, 1, 33, 5), "planes": m.normal(5, 1, dtype=torch.float32)},
+    "no rows": lambda m: {"x": m.normal(1, 2, 0, 5), "planes": m.normal(5, 3, dtype=torch.float32)},
 }  # fmt: skip
 
 CENTROIDS = {
