@@ -1,5 +1,4 @@
 #include <cstring>
-#include <utility>
 
 #include "attention/nodes.h"
 #include "attention/tile_fwd.h"
@@ -23,93 +22,46 @@ class Head {
         parallel_(parallel) {}
 
   void run() {
-    if (layout_.leaves.empty() || layout_.nodes.empty()) {  // nothing is read twice
-      leaves(0, p_.nq, nullptr);
-      nodes(0, p_.nq, nullptr);
+    if (layout_.leaves.empty() || layout_.nodes.empty()) {  // no row is worked on twice
+      for_waves(hyper_, head_, 0, p_.nq, parallel_, [&](Wave& wave) { work(wave, nullptr); });
       return;
     }
     constexpr int64_t kMinGroup = 4096;
     const bool direct = kit_.size == kit_.sum;
-    const int64_t rows = direct ? p_.nq : std::max(kMinGroup, ceil_div(p_.nq, 6));
-    const int64_t group = std::min(rows, p_.nq);
-    Scratch acc(direct ? 64 : group * p_.dv * kit_.sum), state(2 * group * kit_.sum);
+    const int64_t group = direct ? p_.nq : std::min(p_.nq, std::max(kMinGroup, ceil_div(p_.nq, 6)));
+    Scratch acc(direct ? 0 : group * p_.dv * kit_.sum), state(2 * group * kit_.sum);
     for (int64_t at = 0; at < p_.nq; at += group) {
       const int64_t end = std::min(p_.nq, at + group);
       const Running running{direct ? out_ : acc.data(), state.data(),
                             state.data() + group * kit_.sum, p_.dv, at};
-      leaves(at, end, &running);
-      nodes(at, end, &running);
+      bool first = true;  // leaves come first, and hold every query that a node has
+      for_waves(hyper_, head_, at, end, parallel_, [&](Wave& wave) {
+        first = first && wave.front().list.count == 0 && wave.front().keys.order == nullptr;
+        work(wave, &running, first);
+      });
       finish(at, end, running);
     }
   }
 
  private:
-  void leaves(int64_t q_begin, int64_t q_end, const Running* running) {
-    std::vector<std::pair<const Leaf*, int64_t>> tiles;
-    for (const Leaf& leaf : layout_.leaves) {
-      const int64_t end = std::min(q_end, leaf.q_end);
-      for (int64_t at = std::max(q_begin, leaf.q_begin); at < end; at += kTileRows) {
-        tiles.push_back({&leaf, at});
-      }
-    }
-    for_ranges(parallel_, int64_t(tiles.size()), [&](int64_t first, int64_t last) {
+  void work(Wave& wave, const Running* running, bool first = true) {
+    const std::vector<WaveTile> tiles = tiles_of(wave);
+    for_ranges(parallel_, int64_t(tiles.size()), [&](int64_t from, int64_t to) {
       ForwardTile tile(p_);
-      std::vector<int32_t> rows(kTileRows), begin(kTileRows, 0), end(kTileRows);
-      for (int64_t t = first; t < last; ++t) {
-        const auto [leaf, at] = tiles[size_t(t)];
-        const int64_t count = std::min({kTileRows, leaf->q_end - at, q_end - at});
-        const int64_t keys = leaf->k_end - leaf->k_begin;
-        for (int64_t i = 0; i < count; ++i) {
-          rows[size_t(i)] = int32_t(at + i);
-          end[size_t(i)] = int32_t(
-              std::clamp<int64_t>(at + i + leaf->diagonal + 1 - leaf->k_begin, 0, keys));
-        }
-        NodeKeys own{};
-        own.k = p_.key_head(p_.k, head_).from(leaf->k_begin, kit_.size);
-        own.v = p_.key_head(p_.v, head_).from(leaf->k_begin, kit_.size);
-        tile.begin(p_.q_head(head_), rows.data(), count);
-        tile.windows(own, begin.data(), end.data());
+      for (int64_t t = from; t < to; ++t) {
+        const auto& [work, cut] = tiles[size_t(t)];
+        const int32_t* begin = work->queries.begin.data() + cut.begin;
+        const int32_t* end = work->queries.end.data() + cut.begin;
+        tile.begin(p_.q_head(head_), work->queries.rows.data() + cut.begin, cut.rows());
+        if (!first) tile.load(*running);
+        tile.windows(work->keys, cut.low, cut.high, begin, end);
+        tile.list(work->list, begin, end);
         if (running != nullptr) {
           tile.save(*running);
         } else {
           tile.finish(out_, p_.dv, lse_);
         }
       }
-    });
-  }
-
-  void nodes(int64_t q_begin, int64_t q_end, const Running* running) {
-    for_waves(hyper_, q_begin, q_end, [&](int64_t first, int64_t last) {
-      std::vector<NodeWork> wave =
-          make_nodes(hyper_, head_, first, last, q_begin, q_end, parallel_);
-      std::vector<std::pair<NodeWork*, int64_t>> tiles;
-      for (NodeWork& work : wave) {
-        for (size_t t = 0; t < work.queries.tiles.size(); ++t) tiles.push_back({&work, int64_t(t)});
-      }
-      for_ranges(parallel_, int64_t(tiles.size()), [&](int64_t from, int64_t to) {
-        ForwardTile tile(p_);
-        std::vector<int32_t> begin(kTileRows), end(kTileRows);
-        for (int64_t t = from; t < to; ++t) {
-          NodeWork& work = *tiles[size_t(t)].first;
-          const WindowedQueries& queries = work.queries;
-          const Tile cut = queries.tiles[size_t(tiles[size_t(t)].second)];
-          const int64_t count = cut.end - cut.begin;
-          const int32_t* window = queries.windows.data() + cut.begin;
-          for (int64_t i = 0; i < count; ++i) {
-            begin[size_t(i)] = queries.bounds.begin[size_t(window[i])];
-            end[size_t(i)] = queries.bounds.end[size_t(window[i])];
-          }
-          tile.begin(p_.q_head(head_), queries.rows.data() + cut.begin, count);
-          if (running != nullptr) tile.load(*running);
-          tile.windows(work.keys, begin.data(), end.data());
-          tile.list(work.list, begin.data(), end.data());
-          if (running != nullptr) {
-            tile.save(*running);
-          } else {
-            tile.finish(out_, p_.dv, lse_);
-          }
-        }
-      });
     });
   }
 

@@ -64,8 +64,6 @@ void make_given(const Hyper& hyper, int64_t head, List& list) {
   }
 }
 
-}  // namespace
-
 NodeKeys node_keys(const Hyper& hyper, int64_t head, int64_t index) {
   const Problem& p = hyper.problem;
   const Plan& plan = hyper.plan;
@@ -89,40 +87,74 @@ NodeKeys node_keys(const Hyper& hyper, int64_t head, int64_t index) {
   return keys;
 }
 
-std::vector<NodeWork> make_nodes(const Hyper& hyper, int64_t head, int64_t first, int64_t last,
-                                 int64_t q_begin, int64_t q_end, ParallelFor parallel) {
+}  // namespace
+
+Wave make_leaves(const Hyper& hyper, int64_t head, int64_t first, int64_t last, int64_t q_begin,
+                 int64_t q_end, ParallelFor) {
   const Problem& p = hyper.problem;
-  std::vector<NodeWork> all;
+  Wave wave;
+  for (int64_t i = first; i < last; ++i) {
+    const Leaf& leaf = hyper.plan.layout.leaves[size_t(i)];
+    const int64_t begin = std::max(q_begin, leaf.q_begin), end = std::min(q_end, leaf.q_end);
+    if (begin >= end) continue;
+    NodeWork& work = wave.emplace_back();
+    work.k_begin = leaf.k_begin;
+    work.keys.k = p.key_head(p.k, head).from(leaf.k_begin, dtype_size(p.dtype));
+    work.keys.v = p.key_head(p.v, head).from(leaf.k_begin, dtype_size(p.dtype));
+    work.keys.sorted = leaf.k_end - leaf.k_begin;
+    work.queries.by_position(begin, end, leaf.diagonal + 1 - leaf.k_begin, work.keys.sorted);
+  }
+  return wave;
+}
+
+Wave make_nodes(const Hyper& hyper, int64_t head, int64_t first, int64_t last, int64_t q_begin,
+                int64_t q_end, ParallelFor parallel) {
+  const Problem& p = hyper.problem;
+  const bool given = hyper.given.windows != nullptr;
+  Wave wave;
+  std::vector<const Node*> nodes;
   std::vector<Part> parts;
   for (int64_t i = first; i < last; ++i) {
     const Node& node = hyper.plan.layout.nodes[size_t(i)];
-    const int64_t begin = std::max(q_begin, node.q_begin), end = std::min(q_end, node.q_end);
-    if (begin >= end) continue;
-    parts.push_back({all.size(), -1, -1});
-    all.push_back({&node, node_keys(hyper, head, i), {}, {}, begin, end});
-    NodeWork& work = all.back();
-    const bool given = hyper.given.windows != nullptr;
-    const int64_t entries = work.keys.buckets + work.keys.kept + work.keys.sample_count;
-    work.list.allocate(p.kit(), given ? hyper.given.list.count : entries, p.d, p.dv);
-    work.list.with_var = work.keys.buckets > 0;
-    for (int64_t c = 0; c < work.keys.buckets; c += kBucketChunk) {
-      parts.push_back({all.size() - 1, c, std::min(work.keys.buckets, c + kBucketChunk)});
+    if (std::max(q_begin, node.q_begin) >= std::min(q_end, node.q_end)) continue;
+    nodes.push_back(&node);
+    parts.push_back({wave.size(), -1, -1});
+    NodeWork& work = wave.emplace_back();
+    work.keys = node_keys(hyper, head, i), work.k_begin = node.k_begin;
+    const NodeKeys& keys = work.keys;
+    work.list.allocate(p.kit(),
+                       given ? hyper.given.list.count
+                             : keys.buckets + keys.kept + keys.sample_count,
+                       p.d, p.dv);
+    work.list.with_var = keys.buckets > 0;
+    for (int64_t c = 0; c < keys.buckets; c += kBucketChunk) {
+      parts.push_back({wave.size() - 1, c, std::min(keys.buckets, c + kBucketChunk)});
     }
   }
   const int32_t* q_window = hyper.plan.q_window + head * hyper.plan.layout.q_total;
   for_each(parallel, int64_t(parts.size()), [&](int64_t i) {
     const Part& part = parts[size_t(i)];
-    NodeWork& work = all[part.node];
+    NodeWork& work = wave[part.node];
     if (part.first >= 0) return work.list.make_means(p, work.keys, part.first, part.last);
-    work.queries.sort(q_window + work.node->q_at, work.node->q_begin, work.q_begin, work.q_end,
-                      windows_of(hyper, head, work.keys));
-    if (hyper.given.windows != nullptr) {
+    const Node& node = *nodes[part.node];
+    const int64_t begin = std::max(q_begin, node.q_begin), end = std::min(q_end, node.q_end);
+    work.queries.by_window(q_window + node.q_at + (begin - node.q_begin), begin, end,
+                           windows_of(hyper, head, work.keys));
+    if (given) {
       make_given(hyper, head, work.list);
     } else {
       work.list.make_keys(p, work.keys);
     }
   });
-  for_each(parallel, int64_t(all.size()), [&](int64_t i) { all[size_t(i)].list.pack(p); });
+  for_each(parallel, int64_t(wave.size()), [&](int64_t i) { wave[size_t(i)].list.pack(p); });
+  return wave;
+}
+
+std::vector<WaveTile> tiles_of(Wave& wave) {
+  std::vector<WaveTile> all;
+  for (NodeWork& work : wave) {
+    for (const QueryTile& tile : work.queries.tiles) all.push_back({&work, tile});
+  }
   return all;
 }
 

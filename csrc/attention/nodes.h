@@ -1,4 +1,4 @@
-// One node of one query head, ready to be read: its sorted keys, its list, its queries in tiles.
+// What is read together, for one query head: a leaf, or a node with its list, and its queries.
 #pragma once
 
 #include "attention/hyper.h"
@@ -7,39 +7,60 @@
 namespace thrifty::attention {
 
 struct NodeWork {
-  const Node* node;
   NodeKeys keys;
+  int64_t k_begin;  // row of the packed keys that its first key is
   List list;
-  WindowedQueries queries;
-  int64_t q_begin, q_end;  // rows of the packed queries
+  QueryTiles queries;
 };
 
-NodeKeys node_keys(const Hyper& hyper, int64_t head, int64_t node);
-
-// The nodes [first, last) of `head` for queries [q_begin, q_end).
-std::vector<NodeWork> make_nodes(const Hyper& hyper, int64_t head, int64_t first, int64_t last,
-                                 int64_t q_begin, int64_t q_end, ParallelFor parallel);
-
-// Nodes are worked on in waves of about this many queries, so that their lists take constant memory.
+// Calls body(wave) with leaves, or with nodes of one level, that have queries in [q_begin, q_end):
+// no two share a query or a key. A wave has some kWaveQueries queries, so that the lists of its
+// nodes take constant memory.
 constexpr int64_t kWaveQueries = 8192;
-// Calls body(first, last) for runs of nodes that have queries in [q_begin, q_end).
+using Wave = std::vector<NodeWork>;
 template <class Body>
-void for_waves(const Hyper& hyper, int64_t q_begin, int64_t q_end, const Body& body) {
-  const std::vector<Node>& nodes = hyper.plan.layout.nodes;
-  const auto queries = [&](const Node& n) {
-    return std::max<int64_t>(0, std::min(q_end, n.q_end) - std::max(q_begin, n.q_begin));
-  };
-  for (size_t first = 0; first < nodes.size();) {
+void for_waves(const Hyper& hyper, int64_t head, int64_t q_begin, int64_t q_end,
+               ParallelFor parallel, const Body& body);
+
+Wave make_leaves(const Hyper& hyper, int64_t head, int64_t first, int64_t last, int64_t q_begin,
+                 int64_t q_end, ParallelFor parallel);
+Wave make_nodes(const Hyper& hyper, int64_t head, int64_t first, int64_t last, int64_t q_begin,
+                int64_t q_end, ParallelFor parallel);
+
+// One tile of a wave.
+struct WaveTile {
+  NodeWork* work;
+  QueryTile tile;
+};
+std::vector<WaveTile> tiles_of(Wave& wave);
+
+template <class Part, class Make>
+void for_runs(const std::vector<Part>& parts, int64_t q_begin, int64_t q_end, const Make& make) {
+  for (size_t first = 0; first < parts.size();) {
     int64_t total = 0;
     size_t last = first;
-    // One level alone: its nodes share no queries, so their tiles may run at the same time.
-    while (last < nodes.size() && (last == first || nodes[last].q_begin >= nodes[last - 1].q_end) &&
-           total < kWaveQueries) {
-      total += queries(nodes[last++]);
+    while (last < parts.size() && total < kWaveQueries &&
+           (last == first || parts[last].q_begin >= parts[last - 1].q_end)) {
+      const Part& part = parts[last++];
+      total += std::max<int64_t>(0, std::min(q_end, part.q_end) - std::max(q_begin, part.q_begin));
     }
-    if (total > 0) body(int64_t(first), int64_t(last));
+    if (total > 0) make(int64_t(first), int64_t(last));
     first = last;
   }
+}
+
+template <class Body>
+void for_waves(const Hyper& hyper, int64_t head, int64_t q_begin, int64_t q_end,
+               ParallelFor parallel, const Body& body) {
+  const Layout& layout = hyper.plan.layout;
+  for_runs(layout.leaves, q_begin, q_end, [&](int64_t first, int64_t last) {
+    Wave wave = make_leaves(hyper, head, first, last, q_begin, q_end, parallel);
+    body(wave);
+  });
+  for_runs(layout.nodes, q_begin, q_end, [&](int64_t first, int64_t last) {
+    Wave wave = make_nodes(hyper, head, first, last, q_begin, q_end, parallel);
+    body(wave);
+  });
 }
 
 }  // namespace thrifty::attention

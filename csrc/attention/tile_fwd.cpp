@@ -117,11 +117,8 @@ void ForwardTile::add_values(int64_t columns, const void* panels) {
   kit_.gemm.gemm(count_, p_.dv, columns, probabilities_, p_ld_, panels, acc_.data(), acc_ld_, true);
 }
 
-void ForwardTile::windows(const NodeKeys& keys, const int32_t* begin, const int32_t* end) {
-  int64_t low = begin[0], high = end[0];
-  for (int64_t i = 1; i < count_; ++i) {
-    low = std::min<int64_t>(low, begin[i]), high = std::max<int64_t>(high, end[i]);
-  }
+void ForwardTile::windows(const NodeKeys& keys, int64_t low, int64_t high, const int32_t* begin,
+                          const int32_t* end) {
   const auto advance = [&](int64_t at) { return at / kTileColumns * kTileColumns + kTileColumns; };
   for (int64_t at = low / kLanes * kLanes; at < high; at = advance(at)) {
     const int64_t columns = std::min(high, advance(at)) - at;

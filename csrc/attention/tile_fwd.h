@@ -20,8 +20,10 @@ class ForwardTile {
   void begin(Rows q, const int32_t* rows, int64_t count);
   void load(const Running& running);
   void save(const Running& running);
-  // Sorted keys [begin[i], end[i]) for row i, in blocks that start at multiples of kTileColumns.
-  void windows(const NodeKeys& keys, const int32_t* begin, const int32_t* end);
+  // Sorted keys [begin[i], end[i]) for row i, all in [low, high), in blocks that start at multiples
+  // of kTileColumns.
+  void windows(const NodeKeys& keys, int64_t low, int64_t high, const int32_t* begin,
+               const int32_t* end);
   // The list, of which the rows' windows, given once more, hide what they hold.
   void list(const List& list, const int32_t* begin, const int32_t* end);
   // out[rows] = acc / sum, lse[rows] = max + log sum; 0 and -infinity for rows that saw nothing.

@@ -1,5 +1,5 @@
-// How the queries of a node are cut into tiles: sorted by window, neighbours together as long as
-// sharing the keys that they load is cheaper than loading twice.
+// How the queries of a leaf or node are cut into tiles: sorted by window, neighbours together as
+// long as sharing the keys that they load is cheaper than loading them twice.
 #pragma once
 
 #include <vector>
@@ -8,25 +8,26 @@
 
 namespace thrifty::attention {
 
-struct Tile {
-  int64_t begin, end;  // of the sorted queries
-};
-
-// Sorted keys [begin, end) of each window; a query of no window reads the last one, which is empty.
+// Sorted keys [begin, end) of each window.
 struct Windows {
   std::vector<int32_t> begin, end;
 };
 
-// Queries [q_begin, q_end) of a node, rows of the packed queries, sorted stably by their window.
-struct WindowedQueries {
-  std::vector<int32_t> rows, windows;
-  Windows bounds;
-  std::vector<Tile> tiles;
+struct QueryTile {
+  int64_t begin, end;  // of the arrays of QueryTiles
+  int64_t low, high;   // the sorted keys that its rows read lie in [low, high)
+  int64_t rows() const { return end - begin; }
+};
 
-  // q_window: of all queries of the node, the first of which is row `first_row`
-  void sort(const int32_t* q_window, int64_t first_row, int64_t q_begin, int64_t q_end,
-            Windows windows);
-  int64_t size() const { return int64_t(rows.size()); }
+struct QueryTiles {
+  std::vector<int32_t> rows;        // of the packed queries
+  std::vector<int32_t> begin, end;  // the sorted keys that each reads
+  std::vector<QueryTile> tiles;
+
+  // Rows [q_begin, q_end), of which q_window has the windows.
+  void by_window(const int32_t* q_window, int64_t q_begin, int64_t q_end, const Windows& windows);
+  // Rows [q_begin, q_end) as they lie; row i reads the first clamp(i + shift, 0, keys) keys.
+  void by_position(int64_t q_begin, int64_t q_end, int64_t shift, int64_t keys);
 };
 
 }  // namespace thrifty::attention
