@@ -34,10 +34,6 @@ void check_range(const char* op, const char* name, const Array& a, int64_t low, 
                 low, " to ", high, ", got ", least < low ? least : most);
 }
 
-Heads heads_of(const Array& a) {
-  return {static_cast<std::byte*>(a.data), a.stride(0), a.stride(1), a.stride(2)};
-}
-
 Dtype sums(Dtype dtype) {
   return dtype == Dtype::kFloat64 ? Dtype::kFloat64 : Dtype::kFloat32;
 }
@@ -45,6 +41,10 @@ Dtype sums(Dtype dtype) {
 const int32_t* ints(const Array& a) { return static_cast<const int32_t*>(a.data); }
 
 }  // namespace
+
+Heads heads_of(const Array& a) {
+  return {static_cast<std::byte*>(a.data), a.stride(0), a.stride(1), a.stride(2)};
+}
 
 Problem check_qkv(const char* op, const Array& q, const Array& k, const Array& v, double scale) {
   const auto rank = [&](const char* name, const Array& a) {

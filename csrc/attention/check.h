@@ -8,6 +8,7 @@
 
 namespace thrifty::attention {
 
+Heads heads_of(const Array& a);  // [B, H, N, columns]
 Problem check_qkv(const char* op, const Array& q, const Array& k, const Array& v, double scale);
 
 // [0, ..., n] rising, for a batch of one; absent: {0, n}.

@@ -42,4 +42,19 @@ struct Hyper {
 // out [B, Hq, Nq, Dv] and lse [B, Hq, Nq] dense.
 void hyper_fwd(const Hyper& hyper, std::byte* out, std::byte* lse, ParallelFor parallel);
 
+// Of hyper_core's list, as sums, [B, Hkv, S, ...] dense, added to.
+struct GivenGrads {
+  std::byte *k = nullptr, *v = nullptr, *logw = nullptr, *var = nullptr;
+};
+
+struct BackwardArgs {
+  Heads dout;
+  const std::byte *dlse, *out, *lse;  // dense; dlse may be null
+  std::byte *dq, *dk, *dv;            // dense, in the storage format
+  GivenGrads given;
+};
+
+// The exact gradient of what hyper_fwd computes, the choice of keys being a constant.
+void hyper_bwd(const Hyper& hyper, const BackwardArgs& args, ParallelFor parallel);
+
 }  // namespace thrifty::attention

@@ -1,4 +1,5 @@
 // torch.ops.thrifty.*: HyperAttention on the CPU.
+#include <cstring>
 #include <tuple>
 
 #include "attention/bucket.h"
@@ -135,6 +136,49 @@ std::tuple<Tensor, Tensor> hyper_core_fwd(
   return {out, lse};
 }
 
+using CoreGrads = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+// Gradients of the list are sums, absent ones without elements.
+CoreGrads hyper_core_bwd(const Tensor& dout_, const OptionalTensor& dlse_, const Tensor& q,
+                         const Tensor& k, const Tensor& v, const Tensor& q_order,
+                         const Tensor& q_offsets, const Tensor& k_order, const Tensor& windows,
+                         const OptionalTensor& list_k, const OptionalTensor& list_v,
+                         const OptionalTensor& list_logw, const OptionalTensor& list_range,
+                         const OptionalTensor& list_var, const Tensor& out_, const Tensor& lse_,
+                         double scale) {
+  const CoreTensors in(q, k, v, q_order, q_offsets, k_order, windows, list_k, list_v, list_logw,
+                       list_range, list_var, scale);
+  const Problem& p = in.hyper.problem;
+  const Tensor dout = edge::dense_rows(dout_), out = edge::dense(out_), lse = edge::dense(lse_);
+  const OptionalTensor dlse = edge::dense(dlse_);
+  check_grads("hyper_core", p, edge::array(dout), edge::array(dlse), edge::array(out),
+              edge::array(lse));
+  const Tensor dq = edge::empty(q, {p.batch, p.q_heads, p.nq, p.d});
+  const Tensor dk = edge::empty(k, {p.batch, p.k_heads, p.nk, p.d});
+  const Tensor dv = edge::empty(v, {p.batch, p.k_heads, p.nk, p.dv});
+  const int64_t entries = in.hyper.given.list.count;
+  const auto list = [&](std::vector<int64_t> shape, bool wanted) {
+    if (!wanted) shape = {0};
+    const Tensor grad = sums(q, shape);
+    if (grad.numel() > 0) {
+      std::memset(edge::data(grad), 0, size_t(grad.numel() * dtype_size(edge::dtype_of(grad))));
+    }
+    return grad;
+  };
+  const bool listed = list_k.has_value();
+  const Tensor dlist_k = list({p.batch, p.k_heads, entries, p.d}, listed);
+  const Tensor dlist_v = list({p.batch, p.k_heads, entries, p.dv}, listed);
+  const Tensor dlogw = list({p.batch, p.k_heads, entries}, listed);
+  // Without var it is summed too, for nobody: kernels know one kind of list.
+  const Tensor dvar = list({p.batch, p.k_heads, entries}, listed);
+  hyper_bwd(in.hyper,
+            {heads_of(edge::array(dout)), dlse ? bytes(*dlse) : nullptr, bytes(out), bytes(lse),
+             bytes(dq), bytes(dk), bytes(dv),
+             {bytes(dlist_k), bytes(dlist_v), bytes(dlogw), bytes(dvar)}},
+            edge::torch_threads);
+  return {dq, dk, dv, dlist_k, dlist_v, dlogw, dvar};
+}
+
 // ---- hyper_attention
 
 // Sequences and recipe, checked.
@@ -218,6 +262,30 @@ std::tuple<Tensor, Tensor> fwd(const Tensor& q, const Tensor& k, const Tensor& v
   return {out, lse};
 }
 
+std::tuple<Tensor, Tensor, Tensor> bwd(
+    const Tensor& dout_, const OptionalTensor& dlse_, const Tensor& q, const Tensor& k,
+    const Tensor& v, const Tensor& out_, const Tensor& lse_, const Tensor& order,
+    const Tensor& offsets, const Tensor& q_window, const Tensor& samples,
+    const OptionalTensor& cu_q, const OptionalTensor& cu_k, const std::string& mode, bool causal,
+    int64_t num_buckets, int64_t window, int64_t residual, int64_t keep, int64_t leaf,
+    double scale) {
+  const AttentionTensors in(q, k, v, order, offsets, q_window, samples, cu_q, cu_k, scale,
+                            {mode, causal, true, num_buckets, window, residual, keep, leaf});
+  const Problem& p = in.hyper.problem;
+  const Tensor dout = edge::dense_rows(dout_), out = edge::dense(out_), lse = edge::dense(lse_);
+  const OptionalTensor dlse = edge::dense(dlse_);
+  check_grads("hyper_attention", p, edge::array(dout), edge::array(dlse), edge::array(out),
+              edge::array(lse));
+  const Tensor dq = edge::empty(q, {p.batch, p.q_heads, p.nq, p.d});
+  const Tensor dk = edge::empty(k, {p.batch, p.k_heads, p.nk, p.d});
+  const Tensor dv = edge::empty(v, {p.batch, p.k_heads, p.nk, p.dv});
+  hyper_bwd(in.hyper,
+            {heads_of(edge::array(dout)), dlse ? bytes(*dlse) : nullptr, bytes(out), bytes(lse),
+             bytes(dq), bytes(dk), bytes(dv), {}},
+            edge::torch_threads);
+  return {dq, dk, dv};
+}
+
 }  // namespace
 }  // namespace thrifty::attention::ops
 
@@ -244,12 +312,25 @@ STABLE_TORCH_LIBRARY_FRAGMENT(thrifty, m) {
       "Tensor q_window, Tensor samples, Tensor? cu_q, Tensor? cu_k, str mode, bool causal, "
       "int num_buckets, int window, int residual, int keep, int leaf, float scale) "
       "-> (Tensor out, Tensor lse)");
+  m.def(
+      "hyper_core_bwd(Tensor dout, Tensor? dlse, Tensor q, Tensor k, Tensor v, Tensor q_order, "
+      "Tensor q_offsets, Tensor k_order, Tensor windows, Tensor? list_k, Tensor? list_v, "
+      "Tensor? list_logw, Tensor? list_range, Tensor? list_var, Tensor out, Tensor lse, "
+      "float scale) -> (Tensor dq, Tensor dk, Tensor dv, Tensor dlist_k, Tensor dlist_v, "
+      "Tensor dlist_logw, Tensor dlist_var)");
+  m.def(
+      "hyper_attention_bwd(Tensor dout, Tensor? dlse, Tensor q, Tensor k, Tensor v, Tensor out, "
+      "Tensor lse, Tensor order, Tensor offsets, Tensor q_window, Tensor samples, Tensor? cu_q, "
+      "Tensor? cu_k, str mode, bool causal, int num_buckets, int window, int residual, int keep, "
+      "int leaf, float scale) -> (Tensor dq, Tensor dk, Tensor dv)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(thrifty, CPU, m) {
   m.impl("lsh_bucket", TORCH_BOX(&thrifty::attention::ops::lsh_bucket));
   m.impl("centroid_bucket", TORCH_BOX(&thrifty::attention::ops::centroid_bucket));
   m.impl("hyper_core_fwd", TORCH_BOX(&thrifty::attention::ops::hyper_core_fwd));
+  m.impl("hyper_core_bwd", TORCH_BOX(&thrifty::attention::ops::hyper_core_bwd));
+  m.impl("hyper_attention_bwd", TORCH_BOX(&thrifty::attention::ops::bwd));
   m.impl("hyper_plan", TORCH_BOX(&thrifty::attention::ops::plan));
   m.impl("hyper_attention_fwd", TORCH_BOX(&thrifty::attention::ops::fwd));
 }

@@ -61,8 +61,9 @@ struct TileKernels {
   void (*narrow)(int64_t n, const void* sums, double factor, void* stored);
   void (*widen)(int64_t n, const void* stored, void* sums);
   void (*to_operand)(int64_t n, const void* sums, void* operand);
-  // sums[n] += factor from[n]; the first from the storage format, which may be from's own square
+  // sums[n] += factor from[n]
   void (*add_stored)(int64_t n, double factor, const void* stored, void* sums);
+  void (*add_operand)(int64_t n, double factor, const void* operand, void* sums);
   void (*add)(int64_t n, double factor, const void* from, void* sums);
   // acc[i] += sum over p[i, j] != 0 of p[i, j] v[j]: the product where v has values that are not
   // finite, which rows that do not look at them must not see

@@ -294,7 +294,7 @@ struct Tiles {
 
   static constexpr TileKernels kernels() {
     return {gather,     softmax,   softmax_grad, narrow,    widen,
-            to_operand, add_as<S>, add_as<T>, sparse_product, finite, dot_as<S>, dot_as<T>};
+            to_operand, add_as<S>, add_as<O>, add_as<T>, sparse_product, finite, dot_as<S>, dot_as<T>};
   }
 };
 

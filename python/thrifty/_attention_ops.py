@@ -94,3 +94,70 @@ def _(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     torch._check(q.dim() == 4 and v.dim() == 4, lambda: "hyper_attention: q: expected (B, H, N, D)")
     return q.new_empty((*q.shape[:3], v.shape[3])), _sums(q, *q.shape[:3])
+
+
+def _no_list(like: Tensor) -> Tensor:
+    return _sums(like, 0)
+
+
+@torch.library.register_fake("thrifty::hyper_core_bwd")
+def _(  # type: ignore[no-untyped-def]
+    dout, dlse, q, k, v, q_order, q_offsets, k_order, windows, list_k, list_v, list_logw,
+    list_range, list_var, out, lse, scale,
+):  # fmt: skip
+    grads = [x.new_empty(x.shape) for x in (q, k, v)]
+    if list_k is None:
+        return (*grads, *(_no_list(q) for _ in range(4)))
+    shapes = (list_k.shape, list_v.shape, list_k.shape[:3], list_k.shape[:3])
+    return (*grads, *(_sums(q, *shape) for shape in shapes))
+
+
+def _setup_core(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*inputs[:12], *output)
+    ctx.scale = inputs[12]
+
+
+def _backward_core(ctx: Any, dout: Tensor | None, dlse: Tensor | None) -> tuple:
+    if dout is None and dlse is None:
+        return (None,) * 13
+    *inputs, out, lse = ctx.saved_tensors
+    dout = torch.zeros_like(out) if dout is None else dout
+    grads = hyper_core_bwd(dout, dlse, *inputs, out, lse, ctx.scale)
+    result: list[Tensor | None] = [None] * 13
+    for index, grad in zip((0, 1, 2, 7, 8, 9, 11), grads, strict=True):
+        if inputs[index] is not None and ctx.needs_input_grad[index]:
+            result[index] = grad.to(inputs[index].dtype)
+    return tuple(result)
+
+
+hyper_core_fwd = differentiable("hyper_core_fwd", _setup_core, _backward_core)
+hyper_core_bwd = differentiable_no_more("hyper_core_bwd", "hyper_core")
+
+
+@torch.library.register_fake("thrifty::hyper_attention_bwd")
+def _(  # type: ignore[no-untyped-def]
+    dout, dlse, q, k, v, out, lse, order, offsets, q_window, samples, cu_q, cu_k, mode, causal,
+    num_buckets, window, residual, keep, leaf, scale,
+):  # fmt: skip
+    return tuple(x.new_empty(x.shape) for x in (q, k, v))
+
+
+def _setup_attention(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*inputs[:3], *output, *inputs[3:9])
+    ctx.constants = inputs[9:]
+
+
+def _backward_attention(ctx: Any, dout: Tensor | None, dlse: Tensor | None) -> tuple:
+    if dout is None and dlse is None:
+        return (None,) * 17
+    saved = ctx.saved_tensors
+    dout = torch.zeros_like(saved[3]) if dout is None else dout
+    grads = hyper_attention_bwd(dout, dlse, *saved, *ctx.constants)
+    wanted = (g if need else None for g, need in zip(grads, ctx.needs_input_grad, strict=False))
+    return *wanted, *[None] * 14
+
+
+hyper_attention_fwd = differentiable("hyper_attention_fwd", _setup_attention, _backward_attention)
+hyper_attention_bwd = differentiable_no_more("hyper_attention_bwd", "hyper_attention")
