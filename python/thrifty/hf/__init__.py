@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from thrifty.hf.attention import enable_hyper_attention
     from thrifty.hf.constrained import ConstrainedLogitsProcessor, vocabulary
     from thrifty.hf.experts import enable
     from thrifty.hf.ngram_drafter import NgramDrafter
@@ -13,6 +14,7 @@ _PLACES = {
     "ConstrainedLogitsProcessor": "constrained",
     "NgramDrafter": "ngram_drafter",
     "enable": "experts",
+    "enable_hyper_attention": "attention",
     "speculative_generate": "speculative",
     "vocabulary": "constrained",
 }
@@ -20,6 +22,7 @@ __all__ = [
     "ConstrainedLogitsProcessor",
     "NgramDrafter",
     "enable",
+    "enable_hyper_attention",
     "speculative_generate",
     "vocabulary",
 ]

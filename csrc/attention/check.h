@@ -1,0 +1,50 @@
+// Arguments of the family's ops, checked: what edges call before they allocate anything.
+#pragma once
+
+#include <string>
+
+#include "attention/hyper.h"
+#include "core/array.h"
+
+namespace thrifty::attention {
+
+Heads heads_of(const Array& a);  // [B, H, N, columns]
+Problem check_qkv(const char* op, const Array& q, const Array& k, const Array& v, double scale);
+
+// [0, ..., n] rising, for a batch of one; absent: {0, n}.
+std::vector<int64_t> check_cuts(const char* op, const char* name, const Array& cuts, int64_t n,
+                                int64_t batch);
+
+struct RecipeArgs {
+  std::string mode;
+  bool causal = false, center = true;
+  int64_t num_buckets = 0, window = 0, residual = 0, keep = 0, leaf = 0;
+};
+// Window, counts and mode; planes and seed are hyper_plan's alone.
+PlanArgs check_recipe(const char* op, const RecipeArgs& args);
+void check_planes(const Array& planes, int64_t d, PlanArgs& args);
+void check_seed(const Array& seed, PlanArgs& args);
+
+// The integers of a plan: their shapes, and that none points outside.
+struct PlanArrays {
+  Array order, offsets, q_window, samples;  // dense int32
+};
+Plan check_plan(const Problem& problem, const Layout& layout, const PlanArgs& args,
+                const PlanArrays& arrays);
+
+// x [..., N, D] and its mean [..., D] or nothing.
+void check_mean(const char* op, const Array& x, const Array& mean);
+
+struct CoreArgs {
+  Array q, k, v, q_order, q_offsets, k_order, windows;      // dense int32 behind v
+  Array list_k, list_v, list_logw, list_range, list_var;  // dense
+  double scale = 0;
+};
+// A call of hyper_core; q_window is what its plan points into.
+Hyper check_core(const CoreArgs& args, std::vector<int32_t>& q_window);
+
+// Shapes of the outputs, and the gradients that backward gets.
+void check_grads(const char* op, const Problem& problem, const Array& dout, const Array& dlse,
+                 const Array& out, const Array& lse);
+
+}  // namespace thrifty::attention
