@@ -12,12 +12,14 @@ from torch import Tensor
 
 from thrifty import _moe_ops
 from thrifty._expert_cache import ExpertCache, Load
+from thrifty._expert_parallel import expert_parallel_mlp
 from thrifty._token_rows import gather_rows, scatter_add_rows, token_topk
 
 __all__ = [
     "ExpertCache",
     "Load",
     "bucket_sort",
+    "expert_parallel_mlp",
     "gather_rows",
     "grouped_mm",
     "moe_mlp",
