@@ -8,6 +8,7 @@ that `import thrifty.numpy` works, and stays quick, where there is none.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from thrifty._debug import debug as debug
 from thrifty.info import __version__ as __version__
 from thrifty.info import info as info
 
@@ -41,4 +42,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     ops = (importlib.import_module(f"thrifty.{family}").__all__ for family in FAMILIES)
-    return sorted({"__version__", "info", *_MODULES, *(name for names in ops for name in names)})
+    return sorted(
+        {"__version__", "debug", "info", *_MODULES, *(name for names in ops for name in names)}
+    )

@@ -10,14 +10,16 @@ and gradients: `_moe_ops.py`.
 import torch
 from torch import Tensor
 
-from thrifty import _moe_ops
+from thrifty import _debug, _moe_ops
 from thrifty._expert_cache import ExpertCache, Load
+from thrifty._expert_parallel import expert_parallel_mlp
 from thrifty._token_rows import gather_rows, scatter_add_rows, token_topk
 
 __all__ = [
     "ExpertCache",
     "Load",
     "bucket_sort",
+    "expert_parallel_mlp",
     "gather_rows",
     "grouped_mm",
     "moe_mlp",
@@ -115,6 +117,8 @@ def moe_route(
 
     References: DeepSeek-V3, arXiv 2412.19437, section 2.1.2; PreMoE, arXiv 2505.17639.
     """
+    if _debug.validating and not torch.compiler.is_compiling():
+        _debug.check_logits("moe_route", logits)
     mask = None if expert_mask is None else expert_mask.to(torch.uint8)
     groups = (n_group, topk_group, group_topn if topk_group < n_group else 1)
     out = _moe_ops.moe_route_fwd(
@@ -285,6 +289,9 @@ def moe_mlp(
 
     References: SonicMoE, arXiv 2512.14080, section 3 (what backward keeps).
     """
+    if _debug.validating and not torch.compiler.is_compiling():
+        experts = len(w1 if expert_map is None else expert_map)
+        _debug.check_routing("moe_mlp", ids, weights, experts)
     trained = (x, w1, w2, weights, b1, b2)
     records = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in trained)
     out, _ = _moe_ops.moe_mlp_fwd(

@@ -140,7 +140,7 @@ def decorated_classes() -> dict[str, str]:
 
 
 CLASSES = decorated_classes()
-UNFUSED = {"BeamExperts", "Inkling2Experts", "MuseSparkExperts", "Step3p7Experts"}
+UNFUSED = {"BeamExperts", "Inkling2Experts", "MuseSparkExperts"}
 QUICK = ("MixtralExperts", "GptOssExperts", "MiniMaxM3VLExperts", "DeepseekV4Experts",
          "AriaExperts", "NemotronHExperts", "MuseSparkExperts", "BeamExperts")  # fmt: skip
 
