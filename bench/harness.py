@@ -64,6 +64,7 @@ class Case:
     tier: int = 1  # 0 from --quick, 1 by default, 2 only with --full
     size: str = ""  # the dim on the x axis of a plot
     devices: tuple[str, ...] = ("cpu", "cuda")
+    threads: int = 0  # of the CPU, for everything in the case; 0: as the command line says
 
     @property
     def name(self) -> str:
@@ -165,8 +166,13 @@ def prepare(row: Row, case: Case, state: Any, expected: object, timer):
 
 def run_case(case: Case, device: torch.device, timer, plan: Plan, compiled: bool = True) -> Result:
     """Checks, then times. With compiled=False the torch.compile row is marked as skipped."""
-    with timer.session():
-        rows = run_rows(case, device, timer, plan, compiled)
+    usual = torch.get_num_threads()
+    torch.set_num_threads(case.threads or usual)
+    try:
+        with timer.session():
+            rows = run_rows(case, device, timer, plan, compiled)
+    finally:
+        torch.set_num_threads(usual)
     if compiled and COMPILED in rows:
         torch.compiler.reset()
     gc.collect()

@@ -145,6 +145,7 @@ def result_json(family: str, result: Result, roof: Roof) -> dict:
         "op": case.op,
         "dims": dict(case.dims),
         "dtype": case.dtype,
+        "threads": case.threads,
         "size": case.size,
         "bytes": case.bytes,
         "flops": case.flops,

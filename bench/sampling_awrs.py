@@ -122,6 +122,7 @@ def awrs_step() -> Case:
         baseline="genlm_recursive",
         tier=1,
         devices=("cpu",),
+        threads=1,
     )
 
 
@@ -238,6 +239,7 @@ def regex_case(op: str, impls: dict, baseline: str, tier: int) -> Case:
         baseline=baseline,
         tier=tier,
         devices=("cpu",),
+        threads=1,
     )
 
 
@@ -292,6 +294,7 @@ def constrained_step(library: str) -> Case:
         baseline="mask",
         tier=1,
         devices=("cpu",),
+        threads=1,
     )
 
 

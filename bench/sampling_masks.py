@@ -146,6 +146,7 @@ def sample(batch: int, dtype: str, share: str, tier: int, **filters: float) -> C
         tolerance=1e-4,
         tier=tier,
         size="B",
+        threads=1 if batch == 1 else 0,
     )
 
 
@@ -193,6 +194,7 @@ def mask(batch: int, dtype: str, share: str, tier: int) -> Case:
         flops=0.0,
         tier=tier,
         size="B",
+        threads=1 if batch == 1 else 0,
     )
 
 

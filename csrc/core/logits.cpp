@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 
 namespace thrifty {
 namespace {
@@ -34,6 +35,25 @@ double relative_mass(const BlockMass& block, double exponent) {
 }
 
 constexpr double kLog2 = 0.6931471805599453;
+
+// Four sums side by side: one after the other, each addition waits for the last.
+double sum_of(const std::vector<double>& values) {
+  double parts[4] = {};
+  size_t i = 0;
+  for (; i + 4 <= values.size(); i += 4) {
+    for (size_t j = 0; j < 4; ++j) parts[j] += values[i + j];
+  }
+  for (; i < values.size(); ++i) parts[0] += values[i];
+  return (parts[0] + parts[1]) + (parts[2] + parts[3]);
+}
+
+constexpr int64_t kGroup = 32;  // weights of a block that are added up first
+
+double group_sum(const float* weights, int64_t group) {
+  float parts[4] = {};
+  for (int64_t i = 0; i < kGroup; ++i) parts[i % 4] += weights[group * kGroup + i];
+  return double(parts[0] + parts[1]) + double(parts[2] + parts[3]);
+}
 
 }  // namespace
 
@@ -125,16 +145,26 @@ void top_k(const LogitsRow& row, const float* maxima, int64_t k, std::vector<Ran
 
 void RowMass::measure(const LogitsRow& row, ParallelFor parallel) {
   row_ = row;
-  touched_.clear();
+  open_.clear();
   const int64_t blocks = row.blocks();
   all_blocks_.resize(size_t(blocks));
   kept_blocks_.resize(size_t(blocks));
   const LogitsKernels& kernels = logits_kernels(row.dtype);
+  const auto masses = [&](const LogitsBlock& some, int64_t first) {
+    kernels.masses(some, &all_blocks_[size_t(first)], &kept_blocks_[size_t(first)]);
+  };
+  // Blocks whose words the mask holds are read where they are; the others get words of their own.
+  const int64_t covered = row.mask == nullptr ? blocks : row.mask_words / kBlockWords;
   const auto some = [&](int64_t begin, int64_t end) {
+    const int64_t middle = std::clamp(covered, begin, end);
     uint32_t words[kBlockWords];
-    for (int64_t b = begin; b < end; ++b) {
-      kernels.masses(block_of(row, b, words), &all_blocks_[size_t(b)], &kept_blocks_[size_t(b)]);
+    if (begin < middle) {
+      LogitsBlock run = block_of(row, begin, words);
+      run.n = std::min(middle * kLogitsBlock, row.vocab) - begin * kLogitsBlock;
+      if (row.mask != nullptr) run.mask = row.mask + begin * kBlockWords;
+      masses(run, begin);
     }
+    for (int64_t b = middle; b < end; ++b) masses(block_of(row, b, words), b);
   };
   const int64_t tasks = blocks / kBlocksPerTask;
   if (parallel == serial || tasks < 2) {
@@ -151,11 +181,12 @@ void RowMass::measure(const LogitsRow& row, ParallelFor parallel) {
 
 void RowMass::raise(float bound, const float* maxima) {
   row_.at_least = std::max(row_.at_least, bound);
+  open_.clear();
   uint32_t words[kBlockWords];
   for (int64_t b = 0; b < row_.blocks(); ++b) {
     kept_blocks_[size_t(b)] = {};
     if (maxima[b] == kNoLogit || maxima[b] < row_.at_least) continue;
-    kept_blocks_[size_t(b)] = mass_of(block(b, words), maxima[b]);
+    kept_blocks_[size_t(b)] = mass_of(block_of(row_, b, words), maxima[b]);
   }
   total();
 }
@@ -166,6 +197,7 @@ void RowMass::total() {
   for (size_t b = 0; b < masses_.size(); ++b) {
     masses_[b] = relative_mass(kept_blocks_[b], exponent_);
   }
+  sum_ = sum_of(masses_);
 }
 
 BlockMass RowMass::mass_of(const LogitsBlock& block, float top) const {
@@ -174,24 +206,7 @@ BlockMass RowMass::mass_of(const LogitsBlock& block, float top) const {
           exponent_of(top, log2_scale(row_.inv_temperature))};
 }
 
-LogMass RowMass::kept() const {
-  LogMass mass{exponent_ * kLog2, 0};
-  for (const double part : masses_) mass.sum += part;
-  return mass;
-}
-
-const uint32_t* RowMass::touched(int64_t block) const {
-  for (const Touched& t : touched_) {
-    if (t.block == block) return t.words;
-  }
-  return nullptr;
-}
-
-LogitsBlock RowMass::block(int64_t index, uint32_t (&words)[kBlockWords]) const {
-  LogitsBlock part = block_of(row_, index, words);
-  if (const uint32_t* left = touched(index)) part.mask = left;
-  return part;
-}
+LogMass RowMass::kept() const { return {exponent_ * kLog2, sum_}; }
 
 namespace {
 
@@ -210,23 +225,6 @@ int64_t pick(const T* shares, int64_t n, double target) {
   return last;
 }
 
-// The same over the weights of a block, by groups of 32 first.
-int64_t pick_in_block(const float* weights, double v) {
-  constexpr int64_t kGroup = 32, kGroups = kLogitsBlock / kGroup;
-  double groups[kGroups] = {}, sum = 0;
-  for (int64_t g = 0; g < kGroups; ++g) {
-    float parts[4] = {};
-    for (int64_t i = 0; i < kGroup; ++i) parts[i % 4] += weights[g * kGroup + i];
-    groups[g] = double(parts[0] + parts[1]) + double(parts[2] + parts[3]);
-    sum += groups[g];
-  }
-  double target = v * sum;
-  const int64_t group = pick(groups, kGroups, target);
-  if (group < 0) return -1;
-  for (int64_t g = 0; g < group; ++g) target -= groups[g];
-  return group * kGroup + pick(weights + group * kGroup, kGroup, target);
-}
-
 float logit_at(const LogitsRow& row, int64_t id) {
   const LogitsBlock one{static_cast<const char*>(row.logits) + id * dtype_size(row.dtype), 1,
                         nullptr, kNoLogit, 1};
@@ -235,15 +233,36 @@ float logit_at(const LogitsRow& row, int64_t id) {
 
 }  // namespace
 
-int64_t RowMass::draw(double u, double v, double* log_weight) const {
-  const int64_t blocks = int64_t(masses_.size());
-  const int64_t chosen = pick(masses_.data(), blocks, u * kept().sum);
-  if (chosen < 0) return -1;
+RowMass::Open& RowMass::open(int64_t block) const {
+  for (Open& known : open_) {
+    if (known.block == block) return known;
+  }
+  Open& fresh = open_.emplace_back();
+  fresh.block = block;
+  if (block_of(row_, block, fresh.words).mask == nullptr) {
+    std::fill(fresh.words, fresh.words + kBlockWords, ~0u);
+  }
+  weigh(fresh);
+  return fresh;
+}
+
+void RowMass::weigh(Open& open) const {
   uint32_t words[kBlockWords];
-  float weights[kLogitsBlock];
-  const LogitsKernels& kernels = logits_kernels(row_.dtype);
-  kernels.weights(block(chosen, words), kept_blocks_[size_t(chosen)].top, weights);
-  const int64_t id = chosen * kLogitsBlock + pick_in_block(weights, v);
+  LogitsBlock left = block_of(row_, open.block, words);
+  left.mask = open.words;
+  logits_kernels(row_.dtype).weights(left, kept_blocks_[size_t(open.block)].top, open.weights);
+  for (int64_t g = 0; g < kGroups; ++g) open.groups[g] = group_sum(open.weights, g);
+}
+
+int64_t RowMass::draw(double u, double v, double* log_weight) const {
+  const int64_t chosen = pick(masses_.data(), int64_t(masses_.size()), u * sum_);
+  if (chosen < 0) return -1;
+  const Open& block = open(chosen);
+  double target = v * std::accumulate(block.groups, block.groups + kGroups, 0.0);
+  const int64_t group = std::max<int64_t>(0, pick(block.groups, kGroups, target));
+  for (int64_t g = 0; g < group; ++g) target -= block.groups[g];
+  const int64_t first = group * kGroup;
+  const int64_t id = chosen * kLogitsBlock + first + pick(block.weights + first, kGroup, target);
   if (log_weight != nullptr) {
     *log_weight = double(logit_at(row_, id)) * log_scale(row_.inv_temperature);
   }
@@ -257,25 +276,28 @@ double RowMass::log_probability(int64_t id) const {
 }
 
 void RowMass::remove(int64_t id) {
+  // So far may the mass of a block fall before its weights get a new reference: those below 2^-126
+  // of the first one are not seen.
+  constexpr float kFaint = 0x1p-60f;
   if (id < 0 || id >= row_.vocab) return;
-  const int64_t index = id / kLogitsBlock;
-  if (touched(index) == nullptr) {
-    Touched& fresh = touched_.emplace_back();
-    fresh.block = index;
-    if (block_of(row_, index, fresh.words).mask == nullptr) {
-      std::fill(fresh.words, fresh.words + kBlockWords, ~0u);
-    }
-  }
-  for (Touched& t : touched_) {
-    if (t.block == index) t.words[id % kLogitsBlock / 32] &= ~(1u << (id % 32));
-  }
-  uint32_t words[kBlockWords];
-  const LogitsBlock left = block(index, words);
+  const int64_t index = id / kLogitsBlock, place = id % kLogitsBlock;
+  Open& block = open(index);
+  block.words[place / 32] &= ~(1u << (place % 32));
+  block.weights[place] = 0;
+  block.groups[place / kGroup] = group_sum(block.weights, place / kGroup);
   BlockMass& kept = kept_blocks_[size_t(index)];
-  kept = mass_of(left, logits_kernels(row_.dtype).max(left));
+  kept.sum = float(std::accumulate(block.groups, block.groups + kGroups, 0.0));
+  if (kept.sum < kFaint) {
+    uint32_t words[kBlockWords];
+    LogitsBlock left = block_of(row_, index, words);
+    left.mask = block.words;
+    kept = mass_of(left, logits_kernels(row_.dtype).max(left));
+    weigh(block);
+    // Or what is left could underflow beside what is gone.
+    if (highest(kept_blocks_) < exponent_ - 100) return total();
+  }
   masses_[size_t(index)] = relative_mass(kept, exponent_);
-  // Or what is left could underflow beside what is gone.
-  if (highest(kept_blocks_) < exponent_ - 100) total();
+  sum_ = sum_of(masses_);
 }
 
 }  // namespace thrifty

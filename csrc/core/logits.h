@@ -85,17 +85,18 @@ struct Ranked {
 
 // --- per instruction set: one block -------------------------------------------------------------
 
-// Up to kLogitsBlock logits with their own part of the mask.
+// Up to kLogitsBlock logits with their own part of the mask. `masses` takes any number, which are
+// blocks that follow each other.
 struct LogitsBlock {
   const void* logits;
   int64_t n;
-  const uint32_t* mask;  // [kBlockWords], or null
+  const uint32_t* mask;  // [kBlockWords] for each block, or null
   float at_least, inv_temperature;
 };
 
 struct LogitsKernels {
-  // Of all tokens and of those that are kept, in one pass.
-  void (*masses)(const LogitsBlock& block, BlockMass* all, BlockMass* kept);
+  // Of all tokens and of those that are kept, of each block, in one pass.
+  void (*masses)(const LogitsBlock& blocks, BlockMass* all, BlockMass* kept);
   // The largest kept logit, -inf if none; a NaN is passed over.
   float (*max)(const LogitsBlock& block);
   // Kept tokens, relative to exponent_of(top), with no kept logit above top: the sum of w = 2^y and
@@ -137,7 +138,7 @@ class RowMass {
   void measure(const LogitsRow& row, ParallelFor parallel = serial);
 
   // Keeps fewer tokens of the measured row: those with a logit of at least `bound`, which is what
-  // row().at_least becomes. `maxima` as from block_maxima.
+  // row().at_least becomes. `maxima` as from block_maxima. What was removed comes back.
   void raise(float bound, const float* maxima);
 
   const LogitsRow& row() const { return row_; }
@@ -157,22 +158,28 @@ class RowMass {
   void remove(int64_t id);
 
  private:
-  struct Touched {
+  static constexpr int kGroups = kBlockWords;
+
+  // A block that was drawn from or reduced: its weights are computed once.
+  struct Open {
     int64_t block;
-    uint32_t words[kBlockWords];
+    uint32_t words[kBlockWords];  // the tokens that are left
+    float weights[kLogitsBlock];  // relative to the block's exponent
+    double groups[kGroups];       // sums of 32 of them
   };
 
-  const uint32_t* touched(int64_t block) const;
-  LogitsBlock block(int64_t index, uint32_t (&words)[kBlockWords]) const;
+  Open& open(int64_t block) const;
+  void weigh(Open& open) const;  // weights and groups
   BlockMass mass_of(const LogitsBlock& block, float top) const;
-  void total();  // masses_ and exponent_ from kept_blocks_
+  void total();  // masses_, exponent_ and sum_ from kept_blocks_
 
   LogitsRow row_;
   LogMass all_;
   double exponent_ = 0;
   std::vector<BlockMass> all_blocks_, kept_blocks_;
   std::vector<double> masses_;  // of kept_blocks_, relative to 2^exponent_
-  std::vector<Touched> touched_;
+  double sum_ = 0;              // of masses_
+  mutable std::vector<Open> open_;
 };
 
 // --- randomness ---------------------------------------------------------------------------------

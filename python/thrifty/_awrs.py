@@ -5,11 +5,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from thrifty import _awrs_ops  # noqa: F401
+from thrifty import _awrs_ops as ops
 from thrifty._byte_dfa import ByteDFA
 from thrifty._sampling_arguments import per_row, raise_unless_ok, refuse_gradient
-
-ops = torch.ops.thrifty
 
 UNKNOWN = 2  # a verdict that has not been asked for
 

@@ -5,6 +5,13 @@ from torch import Tensor
 
 import thrifty._library  # noqa: F401
 
+# The overloads themselves: choosing one among the overloads of a name takes 2 us a call.
+sample_candidates = torch.ops.thrifty.sample_candidates.default
+awrs_coins = torch.ops.thrifty.awrs_coins.default
+awrs_weights = torch.ops.thrifty.awrs_weights.default
+awrs_sample_dfa = torch.ops.thrifty.awrs_sample_dfa.default
+smc_resample = torch.ops.thrifty.smc_resample.default
+
 
 @torch.library.register_fake("thrifty::awrs_weights")
 def _awrs_weights(

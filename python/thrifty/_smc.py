@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from thrifty import _awrs_ops  # noqa: F401
+from thrifty import _awrs_ops as ops
 
 
 class Resampled(NamedTuple):
@@ -71,7 +71,7 @@ def smc_resample(
             "requires_grad=True"
         )
     return Resampled(
-        *torch.ops.thrifty.smc_resample(logw, seeds, offsets, method, float(ess_threshold))
+        *ops.smc_resample(logw, seeds, offsets, method, float(ess_threshold))
     )
 
 

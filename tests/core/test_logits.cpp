@@ -76,7 +76,9 @@ void check_mass(const char* isa, const BlockMass& got, const Sample& sample, boo
   const double want = sample.sum(only_kept, top);
   const double exponent = exponent_of(float(top), log2_scale(sample.inv_temperature));
   const double mass = double(got.sum) * std::exp2(got.exponent - exponent);
-  EXPECT(near(mass, want), isa, ": mass ", mass, ", want ", want, ", n = ", sample.logits.size());
+  // 4e-6: kept tokens may lie 60 powers of two below the block's reference, which is 24 bits of 60.
+  EXPECT(near(mass, want, 4e-6), isa, ": mass ", mass, ", want ", want,
+         ", n = ", sample.logits.size());
 }
 
 void check_block(const Tables& tables, Dtype dtype, Random& random, const Sample& sample) {
@@ -149,7 +151,9 @@ void blocks() {
       for (const int64_t n : kLengths) {
         for (const bool masked : {false, true}) {
           for (const float at_least : {kNoLogit, 2.0f}) {
-            const float scale = random.bits() % 2 ? 1.0f : 0.37f;
+            // The last two are beyond what one fused product holds.
+            constexpr float kScales[] = {1.0f, 0.37f, 1.0f, 0.37f, 5e5f, 1e-37f};
+            const float scale = kScales[random.bits() % 6];
             check_block(tables, dtype, random, {dtype, n, random, masked, at_least, scale});
           }
         }
