@@ -2,7 +2,8 @@
 
 The text is the interpreter's standard library, cut into words; what a model would say after each
 word is played by the corpus's own bigrams. Peer: arctic-inference's suffix trees, which hold tokens
-only; their contexts are 64 tokens, their prompts the same text. A call from Python is timed, with
+only; their contexts are 64 tokens, their prompts the same text. The KMP look-up drafts chains of 10
+from the last 2,048 tokens. A call from Python is timed, with
 everything that a serving loop would pay. What is drafted is checked by the tests, not here.
 """
 
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from bench.bars import Bar
 from bench.harness import DTYPES, Case, Impl
-from bench.peers import arctic, require
+from bench.peers import arctic, prompt_lookup, require
 
 TOKENS, K, ORDER = 200_000, 10, 4
 WORD = re.compile(r"\w+|[^\S\n]+|\n|[^\w\s]")
@@ -103,12 +104,22 @@ def draft(batch: int, nodes: int, tier: int) -> Case:
 
         return Impl(call, compared=False, figures=size)
 
+    def look_up(_: Any) -> Impl:
+        find, text = prompt_lookup.compiled(), corpus().tokens
+        contexts = [np.ascontiguousarray(text[max(0, p - 2048) : p]) for p in places(batch)]
+        find(contexts[0], 1, ORDER, 10)
+
+        def call() -> list:
+            return [find(context, 1, ORDER, 10) for context in contexts]
+
+        return Impl(call, compared=False)
+
     return Case(
         op="ngram_draft",
         dims={"B": batch, "nodes": nodes},
         dtype="fp32",
         setup=nothing,
-        impls={"thrifty": thrifty, "arctic": suffix_trees},
+        impls={"thrifty": thrifty, "arctic": suffix_trees, "KMP look-up": look_up},
         oracle=nothing,
         bytes=batch * nodes * (8 * K + 8 * 8),  # a slot and a bucket of keys for each node
         flops=0,

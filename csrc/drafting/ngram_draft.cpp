@@ -164,8 +164,7 @@ class Filler {
           hash = hash_token(hash, tree.level[i].context[n - 1]);
           if (n < n_min) continue;
           keys[n] = hash;
-          // Buckets of shorter contexts are few and in use all the time: they are in the cache.
-          if (n > longest - 2) __builtin_prefetch(table.keys + (hash & table.mask));
+          __builtin_prefetch(table.keys + (hash & table.mask));
         }
       }
     }
