@@ -165,9 +165,13 @@ def hyper_attention(
 def automatic_min_len(mode: str, causal: bool, dtype: torch.dtype, device: str) -> int:
     """From how many queries and keys on hyper_attention is faster than torch's exact attention.
 
-    Measured by `python -m bench attention --full` (the crossover cases), rounded up.
+    On the CPU both modes are the faster ones from 1536 on, causal or not, in float32 and bfloat16
+    (AVX2, two threads, D = 64, `python -m bench attention`); doubled for 16 bits, which torch
+    multiplies faster on processors with AMX. Elsewhere a model's figure (docs/attention.md).
     """
-    return 8192 if causal else 4096
+    if device != "cpu":
+        return 8192 if causal else 4096
+    return 4096 if dtype in (torch.bfloat16, torch.float16) else 2048
 
 
 def _normals(seed: int | Tensor, dim: int, planes: int) -> Tensor:
