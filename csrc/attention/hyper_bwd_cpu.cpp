@@ -281,6 +281,7 @@ class Target {
 void hyper_bwd(const Hyper& hyper, const BackwardArgs& args, ParallelFor parallel) {
   const Problem& p = hyper.problem;
   const Kit kit = p.kit();
+  parallel = p.worth(parallel);
   Target dq(kit, p.nq * p.d), dk(kit, p.nk * p.d), dv(kit, p.nk * p.dv);
   Scratch delta(p.nq * kit.sum);
   for (int64_t key_head = 0; key_head < p.batch * p.k_heads; ++key_head) {

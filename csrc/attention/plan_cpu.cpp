@@ -185,7 +185,7 @@ class Planner {
 
 void hyper_plan(const Problem& problem, const Layout& layout, const PlanArgs& args,
                 const PlanOutputs& outputs, ParallelFor parallel) {
-  Planner(problem, layout, args, outputs).run(parallel);
+  Planner(problem, layout, args, outputs).run(problem.worth(parallel));
 }
 
 }  // namespace thrifty::attention
