@@ -17,12 +17,13 @@ if TYPE_CHECKING:
     import thrifty.numpy
     import thrifty.reference
     import thrifty.vllm  # noqa: F401
+    from thrifty.attention import *  # noqa: F403
     from thrifty.drafting import *  # noqa: F403
     from thrifty.ensemble import *  # noqa: F403
     from thrifty.moe import *  # noqa: F403
     from thrifty.sampling import *  # noqa: F403
 
-FAMILIES = ("ensemble", "drafting", "moe", "sampling")
+FAMILIES = ("attention", "ensemble", "drafting", "moe", "sampling")
 _MODULES = (*FAMILIES, "constraints", "hf", "nn", "numpy", "reference", "vllm")
 
 

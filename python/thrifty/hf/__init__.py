@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from thrifty.hf.attention import enable_hyper_attention
     from thrifty.hf.constrained import ConstrainedLogitsProcessor, vocabulary
     from thrifty.hf.ngram_drafter import NgramDrafter
     from thrifty.hf.speculative import speculative_generate
@@ -11,10 +12,17 @@ if TYPE_CHECKING:
 _PLACES = {
     "ConstrainedLogitsProcessor": "constrained",
     "NgramDrafter": "ngram_drafter",
+    "enable_hyper_attention": "attention",
     "speculative_generate": "speculative",
     "vocabulary": "constrained",
 }
-__all__ = ["ConstrainedLogitsProcessor", "NgramDrafter", "speculative_generate", "vocabulary"]
+__all__ = [
+    "ConstrainedLogitsProcessor",
+    "NgramDrafter",
+    "enable_hyper_attention",
+    "speculative_generate",
+    "vocabulary",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,60 @@
+"""What the attention ops check before they choose between their own kernels and torch's."""
+
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+MAX_DIM = 256
+
+
+def expect(good: bool, op: str, argument: str, expected: str, got: Any) -> None:
+    if not good:
+        raise ValueError(f"{op}: {argument}: expected {expected}, got {got}")
+
+
+def check_heads(op: str, q: Tensor, k: Tensor, v: Tensor) -> None:
+    """q [B, Hq, Nq, D], k [B, Hkv, Nk, D], v [B, Hkv, Nk, Dv] of one dtype and device."""
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        expect(x.dim() == 4, op, name, "4 dimensions (B, H, N, D)", f"{x.dim()}")
+        expect(x.dtype in DTYPES, op, name, "float32, bfloat16, float16 or float64", x.dtype)
+        expect(x.dtype == q.dtype, op, name, f"q's dtype {q.dtype}", x.dtype)
+        expect(x.device == q.device, op, name, f"q's device {q.device}", x.device)
+        expect(x.shape[0] == q.shape[0], op, name, f"q's batch {q.shape[0]}", x.shape[0])
+        expect(1 <= x.shape[3] <= MAX_DIM, op, name, f"D from 1 to {MAX_DIM}", x.shape[3])
+    heads = k.shape[1]
+    expect(heads > 0 and q.shape[1] % heads == 0, op, "k",
+           f"a number of heads that divides q's {q.shape[1]}", heads)  # fmt: skip
+    expect(k.shape[3] == q.shape[3], op, "k", f"q's D = {q.shape[3]}", k.shape[3])
+    expect(v.shape[1:3] == k.shape[1:3], op, "v", f"k's (H, N) = {tuple(k.shape[1:3])}",
+           tuple(v.shape[1:3]))  # fmt: skip
+
+
+def check_lengths(op: str, q: Tensor, k: Tensor, causal: bool, cu_seqlens: Tensor | None) -> None:
+    nq, nk = q.shape[2], k.shape[2]
+    if causal:
+        expect(nq <= nk, op, "q", f"at most as many queries as keys ({nk}), as causal", nq)
+    if cu_seqlens is not None:
+        cu = cu_seqlens
+        expect(q.shape[0] == 1, op, "q", "a batch of 1, as cu_seqlens is given", q.shape[0])
+        expect(nq == nk, op, "q", f"as many queries as keys ({nk}), as cu_seqlens is given", nq)
+        integers = cu.dtype in (torch.int32, torch.int64)
+        got = f"{cu.dtype} of shape {tuple(cu.shape)}"
+        expect(integers and cu.dim() == 1, op, "cu_seqlens", "int32 or int64 of one dimension", got)
+
+
+def check_cuts(op: str, cuts: list[int], length: int) -> None:
+    rising = all(a <= b for a, b in pairwise(cuts))
+    whole = len(cuts) > 0 and cuts[0] == 0 and cuts[-1] == length
+    expect(rising and whole, op, "cu_seqlens", f"numbers that rise from 0 to {length}", cuts)
+
+
+def check_recipe(op: str, mode: str, **numbers: int) -> None:
+    """num_buckets, window, leaf: at least 1; residual, keep: at least 0; planes: 1 to 16."""
+    expect(mode in ("means", "paper"), op, "mode", '"means" or "paper"', repr(mode))
+    for name, value in numbers.items():
+        low = 0 if name in ("residual", "keep") else 1
+        expect(value >= low, op, name, f"at least {low}", value)
+    expect(numbers["planes"] <= 16, op, "planes", "at most 16", numbers["planes"])
