@@ -82,19 +82,20 @@ def main(argv: list[str] | None = None) -> list[dict]:
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
     rows: list[dict] = []
+
+    def add(name: str, causal: bool, seeds: int) -> None:
+        rows.append(measure(name, causal, seeds, options.n))
+        print(rows[-1], flush=True)
+        content = {"machine": machine(torch.device("cpu")), "rows": rows}
+        options.json.write_text(json.dumps(content, indent=1) + "\n")
+
     with torch.inference_mode():
+        for layer in range(len(llama_layers(0, options.n)) if options.llama_seeds else 0):
+            add(f"tiny Llama, layer {layer}", True, options.llama_seeds)
         for name in [*TUNED, *HELD_OUT]:
             for causal in (False, True):
-                rows.append(measure(name, causal, options.seeds, options.n))
-                print(rows[-1], flush=True)
-        for seeds in range(min(options.llama_seeds, 1)):
-            for layer in range(len(llama_layers(seeds, options.n))):
-                name = f"tiny Llama, layer {layer}"
-                rows.append(measure(name, True, options.llama_seeds, options.n))
-                print(rows[-1], flush=True)
+                add(name, causal, options.seeds)
     print(table(rows))
-    content = {"machine": machine(torch.device("cpu")), "rows": rows}
-    options.json.write_text(json.dumps(content, indent=1) + "\n")
     return rows
 
 

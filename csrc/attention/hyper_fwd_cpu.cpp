@@ -110,6 +110,7 @@ void clear_unseen(const Hyper& hyper, std::byte* out, std::byte* lse) {
 }  // namespace
 
 void hyper_fwd(const Hyper& hyper, std::byte* out, std::byte* lse, ParallelFor parallel) {
+  parallel = hyper.problem.worth(parallel);
   for (int64_t head = 0; head < hyper.problem.heads(); ++head) {
     Head(hyper, head, out, lse, parallel).run();
   }

@@ -82,8 +82,8 @@ void List::make_keys(const Problem& p, const NodeKeys& keys) {
     const bool kept = i < keys.kept;
     const int64_t sorted = kept ? keys.sorted + i : keys.samples[i - keys.kept];
     const auto row = int32_t(keys.row(sorted));
-    kit.tile.gather(1, p.d, keys.k.data, keys.k.stride, &row,
-                    k.data() + entry * k_ld * kit.operand, k_ld);
+    kit.tile.gather(1, p.d, keys.k.data, keys.k.stride, &row, k.data() + entry * k_ld * kit.operand,
+                    k_ld);
     kit.tile.gather(1, p.dv, keys.v.data, keys.v.stride, &row,
                     v.data() + entry * v_ld * kit.operand, v_ld);
     set_number(kit, logw, entry, kept ? 0 : weight);

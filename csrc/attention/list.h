@@ -20,10 +20,10 @@ namespace thrifty::attention {
 
 // The sorted keys of one node and head.
 struct NodeKeys {
-  Rows k, v;             // from the node's first key on
-  const int32_t* order;  // null: as they lie
-  int64_t sorted;        // keys that windows are cut from
-  int64_t kept = 0;      // keys behind them, which every row sees
+  Rows k, v;                         // from the node's first key on
+  const int32_t* order;              // null: as they lie
+  int64_t sorted;                    // keys that windows are cut from
+  int64_t kept = 0;                  // keys behind them, which every row sees
   const int32_t* offsets = nullptr;  // [buckets + 1], "means"
   int64_t buckets = 0;
   const int32_t* samples = nullptr;  // [sample_count] sorted positions, "paper"

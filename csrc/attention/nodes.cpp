@@ -59,7 +59,7 @@ void make_given(const Hyper& hyper, int64_t head, List& list) {
   if (given.var != nullptr) copy(given.var, list.var);
   list.with_var = given.var != nullptr;
   for (int64_t i = 0; given.range != nullptr && i < given.count; ++i) {
-    const int32_t *range = given.range + 2 * (first + i);
+    const int32_t* range = given.range + 2 * (first + i);
     if (range[1] > range[0]) list.stand_for(kit, i, range[0], range[1]);
   }
 }
@@ -122,10 +122,9 @@ Wave make_nodes(const Hyper& hyper, int64_t head, int64_t first, int64_t last, i
     NodeWork& work = wave.emplace_back();
     work.keys = node_keys(hyper, head, i), work.k_begin = node.k_begin;
     const NodeKeys& keys = work.keys;
-    work.list.allocate(p.kit(),
-                       given ? hyper.given.list.count
-                             : keys.buckets + keys.kept + keys.sample_count,
-                       p.d, p.dv);
+    work.list.allocate(
+        p.kit(), given ? hyper.given.list.count : keys.buckets + keys.kept + keys.sample_count, p.d,
+        p.dv);
     work.list.with_var = keys.buckets > 0;
     for (int64_t c = 0; c < keys.buckets; c += kBucketChunk) {
       parts.push_back({wave.size() - 1, c, std::min(keys.buckets, c + kBucketChunk)});

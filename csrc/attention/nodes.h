@@ -40,7 +40,8 @@ void for_runs(const std::vector<Part>& parts, int64_t q_begin, int64_t q_end, co
     int64_t total = 0;
     size_t last = first;
     while (last < parts.size() && total < kWaveQueries &&
-           (last == first || parts[last].q_begin >= parts[last - 1].q_end)) {
+           (last == first || (parts[last].q_begin >= parts[last - 1].q_end &&
+                              parts[last].k_begin >= parts[last - 1].k_end))) {
       const Part& part = parts[last++];
       total += std::max<int64_t>(0, std::min(q_end, part.q_end) - std::max(q_begin, part.q_begin));
     }

@@ -54,6 +54,8 @@ struct Problem {
   int64_t group() const { return q_heads / k_heads; }
   int64_t heads() const { return batch * q_heads; }
   Kit kit() const { return Kit(dtype); }
+  // Waking threads costs more than this many rows.
+  ParallelFor worth(ParallelFor parallel) const { return nq + nk <= 512 ? serial : parallel; }
   // Of query head `index`, counted over the batch.
   Rows q_head(int64_t index) const {
     return q.head(index / q_heads, index % q_heads, dtype_size(dtype));

@@ -1,5 +1,7 @@
-"""What torch has to know about the attention ops: shapes, gradients, vmap. Their schemas and kernels
-come with the native library (csrc/attention/ops.cpp)."""
+"""What torch has to know about the attention ops: shapes, gradients, vmap.
+
+Their schemas and kernels come with the native library (csrc/attention/ops.cpp).
+"""
 
 from typing import Any
 
@@ -55,7 +57,12 @@ def _(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     torch._check(q.dim() == 4 and k.dim() == 4, lambda: "hyper_attention: q: expected (B, H, N, D)")
     batch, q_heads, k_heads = q.shape[0], q.shape[1], k.shape[1]
-    if cu_q is None and cu_k is None and isinstance(q.shape[2], int) and isinstance(k.shape[2], int):
+    if (
+        cu_q is None
+        and cu_k is None
+        and isinstance(q.shape[2], int)
+        and isinstance(k.shape[2], int)
+    ):
         nodes, keys, queries = _plan_sizes(q.shape[2], k.shape[2], causal, leaf)
     else:  # what the lengths say when it runs
         nodes, keys, queries = (torch.library.get_ctx().new_dynamic_size() for _ in range(3))

@@ -120,19 +120,21 @@ def hyper_attention(
     if min_len is None:
         min_len = automatic_min_len(mode, causal, q.dtype, q.device.type)
     if cu_seqlens is not None:
-        cuts = cu_seqlens.tolist()
-        check_cuts(op, cuts, q.shape[2])
-        if min_len > 0 and any(b - a < min_len for a, b in pairwise(cuts)):
-            same = {"causal": causal, "scale": scale, "mode": mode, "num_buckets": num_buckets,
-                    "window": window, "residual": residual, "keep": keep, "leaf": leaf,
-                    "min_len": min_len, "planes": planes, "seed": seed, "center": center,
-                    "deterministic": deterministic}  # fmt: skip
-            parts = [
-                hyper_attention(*(x[:, :, a:b] for x in (q, k, v)), return_lse=True, **same)
-                for a, b in pairwise(cuts)
-            ]
-            out, lse = (torch.cat(rows, 2) for rows in zip(*parts, strict=True))
-            return (out, lse) if return_lse else out
+        if min_len > 0 or not torch.compiler.is_compiling():
+            cuts = cu_seqlens.tolist()
+            check_cuts(op, cuts, q.shape[2])
+            if any(b - a < min_len for a, b in pairwise(cuts)):
+                parts = [
+                    hyper_attention(
+                        *(x[:, :, a:b] for x in (q, k, v)), causal=causal, scale=scale, mode=mode,
+                        num_buckets=num_buckets, window=window, residual=residual, keep=keep,
+                        leaf=leaf, min_len=min_len, planes=planes, seed=seed, center=center,
+                        return_lse=True,
+                    )
+                    for a, b in pairwise(cuts)
+                ]  # fmt: skip
+                out, lse = (torch.cat(rows, 2) for rows in zip(*parts, strict=True))
+                return (out, lse) if return_lse else out
         cu_seqlens = cu_seqlens.to("cpu", torch.int64)
     elif min(q.shape[2], k.shape[2]) < min_len:
         if not return_lse and (not causal or q.shape[2] in (1, k.shape[2])) and k.shape[2] > 0:
@@ -163,9 +165,13 @@ def hyper_attention(
 def automatic_min_len(mode: str, causal: bool, dtype: torch.dtype, device: str) -> int:
     """From how many queries and keys on hyper_attention is faster than torch's exact attention.
 
-    Measured by `python -m bench attention --full` (the crossover cases), rounded up.
+    On the CPU both modes are the faster ones from 1536 on, causal or not, in float32 and bfloat16
+    (AVX2, two threads, D = 64, `python -m bench attention`); doubled for 16 bits, which torch
+    multiplies faster on processors with AMX. Elsewhere a model's figure (docs/attention.md).
     """
-    return 8192 if causal else 4096
+    if device != "cpu":
+        return 8192 if causal else 4096
+    return 4096 if dtype in (torch.bfloat16, torch.float16) else 2048
 
 
 def _normals(seed: int | Tensor, dim: int, planes: int) -> Tensor:
@@ -175,8 +181,12 @@ def _normals(seed: int | Tensor, dim: int, planes: int) -> Tensor:
 
 
 @torch.compiler.assume_constant_result
-@lru_cache(maxsize=16)
 def _constant_normals(seed: int, dim: int, planes: int) -> Tensor:
+    return _cached_normals(seed, dim, planes)
+
+
+@lru_cache(maxsize=16)
+def _cached_normals(seed: int, dim: int, planes: int) -> Tensor:
     return lsh_planes(seed, dim, planes)
 
 

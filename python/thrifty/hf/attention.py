@@ -48,8 +48,7 @@ def enable_hyper_attention(
     Returns:
         The name.
 
-    An approximation: measure what it does to your model and task. `examples/long_context_attention.py`
-    does so for a small one.
+    An approximation: measure what it does to your model and task.
 
     Raises:
         TypeError: an option that `hyper_attention` does not have.

@@ -103,7 +103,7 @@ def core(
     var: bool = True,
     **shape: int,
 ) -> Call:
-    """Windows that overlap, one of them empty; queries of no item; entries that windows meet."""
+    """Windows that overlap, entries that they meet; with a list also queries without a window."""
     call = heads(make, **{"nq": 50, "nk": 70} | shape)
     batch, q_heads, nq, d = call["q"].shape
     k_heads, nk = call["k"].shape[1:3]
@@ -119,10 +119,13 @@ def core(
     call["q_order"], call["k_order"] = order(q_heads, nq), order(k_heads, nk)
     cuts = torch.cat([torch.zeros(batch, q_heads, 1, dtype=torch.int32, device=make.device),
                       integers(0, nq, batch, q_heads, items)], -1)  # fmt: skip
+    if not entries:
+        cuts[..., -1] = nq
     call["q_offsets"] = cuts.sort(-1).values
     begin = integers(0, max(nk - window, 1), batch, k_heads, items)
     end = (begin + window).clamp_max(nk)
-    end[..., 0] = begin[..., 0]
+    if entries:
+        end[..., 0] = begin[..., 0]
     call["windows"] = torch.stack([begin, end], -1)
     if entries:
         wide = torch.float64 if make.dtype == torch.float64 else torch.float32
@@ -148,13 +151,18 @@ CORE = {
     "D = 40, a long list": lambda m: core(m, d=40, entries=150, window=33),
 }
 
+
+def hashed(make: Make, planes: int, *shape: int) -> Call:
+    normals = make.normal(shape[-1], planes, dtype=torch.float32)
+    return {"x": make.normal(*shape), "planes": normals}
+
+
 LSH = {
-    "rows": lambda m: {"x": m.normal(3, 50, 16), "planes": m.normal(16, 7, dtype=torch.float32)},
-    "mean": lambda m: {"x": m.normal(2, 3, 50, 9), "planes": m.normal(9, 16, dtype=torch.float32),
-                       "mean": m.normal(2, 3, 9)},
-    "one plane": lambda m: {"x": m.normal(1, 1, 33, 5), "planes": m.normal(5, 1, dtype=torch.float32)},
-    "no rows": lambda m: {"x": m.normal(1, 2, 0, 5), "planes": m.normal(5, 3, dtype=torch.float32)},
-}  # fmt: skip
+    "rows": lambda m: hashed(m, 7, 3, 50, 16),
+    "mean": lambda m: hashed(m, 16, 2, 3, 50, 9) | {"mean": m.normal(2, 3, 9)},
+    "one plane": lambda m: hashed(m, 1, 1, 1, 33, 5),
+    "no rows": lambda m: hashed(m, 3, 1, 2, 0, 5),
+}
 
 CENTROIDS = {
     "rows": lambda m: {"x": m.normal(2, 3, 50, 16), "centroids": m.normal(2, 3, 21, 16)},
