@@ -20,6 +20,7 @@ import thrifty.numpy
 from bench.bars import Bar
 from bench.harness import Case, Impl
 from bench.peers import genlm, grammars, require, tekken
+from thrifty.sampling import MaskedSample
 
 VOCAB = 128_256
 JSON_STRING = r'"([^"\\\x00-\x1f]|\\["\\/bfnrt]|\\u[0-9a-f]{4})*"'
@@ -184,7 +185,7 @@ def dfa_mask(regex: Regex) -> Impl:
     dfa = regex.dfa()
     state = [int(dfa.next[0, ord('"')])]
 
-    def call() -> thrifty.MaskedSample:
+    def call() -> MaskedSample:
         mask = torch.from_numpy(dfa.bitmask(state))
         return thrifty.masked_sample(regex.logits, mask, **regex.keys.next())
 

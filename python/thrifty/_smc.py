@@ -70,9 +70,7 @@ def smc_resample(
             "smc_resample: logw: expected no gradient to be recorded, since this op has none, got "
             "requires_grad=True"
         )
-    return Resampled(
-        *ops.smc_resample(logw, seeds, offsets, method, float(ess_threshold))
-    )
+    return Resampled(*ops.smc_resample(logw, seeds, offsets, method, float(ess_threshold)))
 
 
 class SMC:
