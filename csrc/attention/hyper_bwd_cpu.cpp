@@ -53,7 +53,7 @@ class Head {
         parallel_(parallel) {}
 
   void run() {
-    for_waves(hyper_, index_, 0, p_.nq, parallel_, [&](Wave& wave) {
+    for_waves(hyper_, index_, 0, p_.nq, false, parallel_, [&](Wave& wave) {
       queries(wave);
       keys(wave);
     });

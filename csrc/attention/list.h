@@ -42,7 +42,8 @@ struct List {
   Scratch k_panels, v_panels;       // per block of kTileColumns: for q . k, and for p v
 
   void allocate(const Kit& kit, int64_t entries, int64_t d, int64_t dv);
-  // The entries of a node: buckets [first, last), then kept keys and samples; at last the panels.
+  // The entries of a node: buckets [first, last), then kept keys and samples. `pack` turns
+  // the rows into panels.
   void make_means(const Problem& problem, const NodeKeys& keys, int64_t first, int64_t last);
   void make_keys(const Problem& problem, const NodeKeys& keys);
   void pack(const Problem& problem);

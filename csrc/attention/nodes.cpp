@@ -108,7 +108,7 @@ Wave make_leaves(const Hyper& hyper, int64_t head, int64_t first, int64_t last, 
 }
 
 Wave make_nodes(const Hyper& hyper, int64_t head, int64_t first, int64_t last, int64_t q_begin,
-                int64_t q_end, ParallelFor parallel) {
+                int64_t q_end, bool packed, ParallelFor parallel) {
   const Problem& p = hyper.problem;
   const bool given = hyper.given.windows != nullptr;
   Wave wave;
@@ -145,7 +145,9 @@ Wave make_nodes(const Hyper& hyper, int64_t head, int64_t first, int64_t last, i
       work.list.make_keys(p, work.keys);
     }
   });
-  for_each(parallel, int64_t(wave.size()), [&](int64_t i) { wave[size_t(i)].list.pack(p); });
+  if (packed) {
+    for_each(parallel, int64_t(wave.size()), [&](int64_t i) { wave[size_t(i)].list.pack(p); });
+  }
   return wave;
 }
 
