@@ -60,6 +60,17 @@ def expert_parallel_mlp(
     Raises:
         ValueError: no process group, or an argument that does not fit.
 
+    Example::
+
+        >>> import torch.distributed as dist
+        >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        >>> x, w1, w2 = torch.randn(5, 8), torch.randn(4, 12, 8), torch.randn(4, 8, 6)
+        >>> weights, ids = thrifty.moe_route(torch.randn(5, 4), 2, renorm=True)
+        >>> out = thrifty.expert_parallel_mlp(x, w1, w2, ids, weights)
+        >>> torch.equal(out, thrifty.moe_mlp(x, w1, w2, ids, weights))
+        True
+        >>> dist.destroy_process_group()
+
     References: GShard, arXiv 2006.16668, section 3.2; DeepSpeed-MoE, arXiv 2201.05596, section 5.
     """
     if not (dist.is_available() and dist.is_initialized()):
