@@ -47,8 +47,7 @@ void Directions::blocks(Dtype dtype, Rows x, int64_t rows, const float* mean,
   }
 }
 
-void Directions::nearest(Dtype dtype, Rows x, int64_t rows, const float* mean,
-                         int32_t* ids) const {
+void Directions::nearest(Dtype dtype, Rows x, int64_t rows, const float* mean, int32_t* ids) const {
   const std::vector<float> zeros(size_t(width()), 0.0f);
   blocks(dtype, x, rows, mean, [&](int64_t at, int64_t count, const float* scores) {
     attention_tiles().argmax(count, count_, scores, width(), zeros.data(), ids + at);

@@ -30,13 +30,12 @@ void check_range(const char* op, const char* name, const Array& a, int64_t low, 
     least = std::min(i == 0 ? data[i] : least, data[i]);
     most = std::max(i == 0 ? data[i] : most, data[i]);
   }
-  THRIFTY_CHECK(n == 0 || (least >= low && most <= high), op, ": ", name, ": expected numbers from ",
-                low, " to ", high, ", got ", least < low ? least : most);
+  THRIFTY_CHECK(n == 0 || (least >= low && most <= high), op, ": ", name,
+                ": expected numbers from ", low, " to ", high, ", got ",
+                least < low ? least : most);
 }
 
-Dtype sums(Dtype dtype) {
-  return dtype == Dtype::kFloat64 ? Dtype::kFloat64 : Dtype::kFloat32;
-}
+Dtype sums(Dtype dtype) { return dtype == Dtype::kFloat64 ? Dtype::kFloat64 : Dtype::kFloat32; }
 
 const int32_t* ints(const Array& a) { return static_cast<const int32_t*>(a.data); }
 
@@ -56,8 +55,8 @@ Problem check_qkv(const char* op, const Array& q, const Array& k, const Array& v
                   dtype_name(q.dtype), ", got ", dtype_name(a.dtype));
     THRIFTY_CHECK(a.size(0) == q.size(0), op, ": ", name, ": expected the batch of q, ", q.size(0),
                   ", got ", shape_text(a));
-    THRIFTY_CHECK(a.size(2) < kMaxInt32, op, ": ", name, ": expected fewer than 2^31 - 1 rows, got ",
-                  a.size(2));
+    THRIFTY_CHECK(a.size(2) < kMaxInt32, op, ": ", name,
+                  ": expected fewer than 2^31 - 1 rows, got ", a.size(2));
     THRIFTY_CHECK(a.size(3) >= 1 && a.size(3) <= 256, op, ": ", name,
                   ": expected a last dimension of 1 to 256, got ", a.size(3));
   };
@@ -71,7 +70,7 @@ Problem check_qkv(const char* op, const Array& q, const Array& k, const Array& v
                 ", got ", k.size(1));
   THRIFTY_CHECK(scale == scale && scale - scale == 0, op, ": scale: expected a finite number, got ",
                 scale);
-  return {q.dtype,   q.size(0), q.size(1),   k.size(1),   q.size(2),  k.size(2),
+  return {q.dtype,   q.size(0), q.size(1),   k.size(1),   q.size(2),   k.size(2),
           q.size(3), v.size(3), heads_of(q), heads_of(k), heads_of(v), scale};
 }
 
@@ -169,9 +168,16 @@ Plan check_plan(const Problem& p, const Layout& layout, const PlanArgs& args,
                   0, windows - 1);
     }
   }
-  return {layout,    args.mode,           args.num_buckets,     args.window,
-          args.residual, args.keep,           ints(arrays.order), ints(arrays.offsets),
-          ints(arrays.q_window), ints(arrays.samples)};
+  return {layout,
+          args.mode,
+          args.num_buckets,
+          args.window,
+          args.residual,
+          args.keep,
+          ints(arrays.order),
+          ints(arrays.offsets),
+          ints(arrays.q_window),
+          ints(arrays.samples)};
 }
 
 void check_mean(const char* op, const Array& x, const Array& mean) {
@@ -194,8 +200,10 @@ Hyper check_core(const CoreArgs& a, std::vector<int32_t>& q_window) {
   check_shape(op, "q_order", a.q_order, Dtype::kInt32, {p.batch, p.q_heads, p.nq});
   check_shape(op, "q_offsets", a.q_offsets, Dtype::kInt32, {p.batch, p.q_heads, count + 1});
   check_shape(op, "k_order", a.k_order, Dtype::kInt32, {p.batch, p.k_heads, p.nk});
-  check_range(op, "q_order", a.q_order, 0, p.nq - 1), check_range(op, "k_order", a.k_order, 0, p.nk - 1);
-  check_range(op, "q_offsets", a.q_offsets, 0, p.nq), check_range(op, "windows", a.windows, 0, p.nk);
+  check_range(op, "q_order", a.q_order, 0, p.nq - 1),
+      check_range(op, "k_order", a.k_order, 0, p.nk - 1);
+  check_range(op, "q_offsets", a.q_offsets, 0, p.nq),
+      check_range(op, "windows", a.windows, 0, p.nk);
   if (a.list_k) {
     const int64_t entries = a.list_k.ndim == 4 ? a.list_k.size(2) : -1;
     check_shape(op, "list_k", a.list_k, p.dtype, {p.batch, p.k_heads, entries, p.d});
@@ -207,7 +215,7 @@ Hyper check_core(const CoreArgs& a, std::vector<int32_t>& q_window) {
     if (a.list_var) {
       check_shape(op, "list_var", a.list_var, sums(p.dtype), {p.batch, p.k_heads, entries});
     }
-    hyper.given.list = {entries,         a.list_k.data,   a.list_v.data,
+    hyper.given.list = {entries,          a.list_k.data,   a.list_v.data,
                         a.list_logw.data, a.list_var.data, ints(a.list_range)};
   }
   static constexpr int32_t kNone[2] = {0, 0};
@@ -216,7 +224,8 @@ Hyper check_core(const CoreArgs& a, std::vector<int32_t>& q_window) {
   hyper.plan.layout = make_layout({0, p.nq}, {0, p.nk}, false, 1);
   q_window.assign(size_t(p.heads() * p.nq), int32_t(count));  // of no window
   for (int64_t h = 0; h < p.heads(); ++h) {
-    const int32_t *order = ints(a.q_order) + h * p.nq, *offsets = ints(a.q_offsets) + h * (count + 1);
+    const int32_t *order = ints(a.q_order) + h * p.nq,
+                  *offsets = ints(a.q_offsets) + h * (count + 1);
     for (int64_t w = 0; w < count; ++w) {
       for (int64_t i = offsets[w]; i < offsets[w + 1]; ++i) {
         q_window[size_t(h * p.nq + order[i])] = int32_t(w);

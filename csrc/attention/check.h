@@ -36,7 +36,7 @@ Plan check_plan(const Problem& problem, const Layout& layout, const PlanArgs& ar
 void check_mean(const char* op, const Array& x, const Array& mean);
 
 struct CoreArgs {
-  Array q, k, v, q_order, q_offsets, k_order, windows;      // dense int32 behind v
+  Array q, k, v, q_order, q_offsets, k_order, windows;    // dense int32 behind v
   Array list_k, list_v, list_logw, list_range, list_var;  // dense
   double scale = 0;
 };

@@ -53,7 +53,7 @@ class Head {
         parallel_(parallel) {}
 
   void run() {
-    for_waves(hyper_, index_, 0, p_.nq, parallel_, [&](Wave& wave) {
+    for_waves(hyper_, index_, 0, p_.nq, false, parallel_, [&](Wave& wave) {
       queries(wave);
       keys(wave);
     });
@@ -84,8 +84,8 @@ class Head {
         Range& range = ranges[size_t(r)];
         const NodeWork& work = *range.work;
         if (work.list.count > 0) {
-          range.list = std::make_unique<ListGrads>(work.list.count, shape.k_ld(), shape.v_ld(),
-                                                   kit_.sum);
+          range.list =
+              std::make_unique<ListGrads>(work.list.count, shape.k_ld(), shape.v_ld(), kit_.sum);
         }
         for (size_t t = range.first; t < range.last; ++t) {
           query_tile(tile, work, work.queries.tiles[t], range.list.get());
@@ -104,8 +104,7 @@ class Head {
     }
   }
 
-  void query_tile(BackwardTile& tile, const NodeWork& work, const QueryTile& cut,
-                  ListGrads* list) {
+  void query_tile(BackwardTile& tile, const NodeWork& work, const QueryTile& cut, ListGrads* list) {
     const int32_t* begin = work.queries.begin.data() + cut.begin;
     const int32_t* end = work.queries.end.data() + cut.begin;
     tile.begin(head_, work.queries.rows.data() + cut.begin, cut.rows());
@@ -238,8 +237,8 @@ void make_delta(const Problem& p, const Rows& dout, const std::byte* out, const 
   const Kit kit = p.kit();
   for_ranges(parallel, p.nq, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      double value = kit.tile.dot_stored(p.dv, dout.from(i, kit.size).data,
-                                         out + i * p.dv * kit.size);
+      double value =
+          kit.tile.dot_stored(p.dv, dout.from(i, kit.size).data, out + i * p.dv * kit.size);
       if (dlse != nullptr) value -= number(dlse + i * kit.sum, kit.sum);
       if (kit.sum == 8) {
         reinterpret_cast<double*>(delta)[i] = value;
@@ -250,7 +249,8 @@ void make_delta(const Problem& p, const Rows& dout, const std::byte* out, const 
   });
 }
 
-// Sums in the gradient itself where its format is theirs, otherwise in scratch that is rounded once.
+// Sums in the gradient itself where its format is theirs, otherwise in scratch that is rounded
+// once.
 class Target {
  public:
   Target(const Kit& kit, int64_t elements)
@@ -291,8 +291,7 @@ void hyper_bwd(const Hyper& hyper, const BackwardArgs& args, ParallelFor paralle
     for (int64_t g = 0; g < p.group(); ++g) {
       const int64_t head = key_head / p.k_heads * p.q_heads + key_head % p.k_heads * p.group() + g;
       const Rows dout = args.dout.head(head / p.q_heads, head % p.q_heads, kit.size);
-      const std::byte* dlse =
-          args.dlse == nullptr ? nullptr : args.dlse + head * p.nq * kit.sum;
+      const std::byte* dlse = args.dlse == nullptr ? nullptr : args.dlse + head * p.nq * kit.sum;
       make_delta(p, dout, args.out + head * p.nq * p.dv * kit.size, dlse, delta.data(), parallel);
       const HeadGrads grads{p.q_head(head), dout, args.lse + head * p.nq * kit.sum, delta.data()};
       std::byte* dq_out = args.dq + head * p.nq * p.d * kit.size;

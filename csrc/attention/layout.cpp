@@ -25,7 +25,8 @@ void add_causal(Layout& layout, int64_t q0, int64_t nq, int64_t k0, int64_t nk, 
   for (int64_t size = leaf; size < nk; size *= 2) {
     for (int64_t at = 0; at + size < nk; at += 2 * size) {
       const int64_t middle = at + size, end = std::min(nk, at + 2 * size);
-      add_node(layout, {row(middle), row(end), k0 + at, k0 + middle, at, row(at), row(middle), 0, 0});
+      add_node(layout,
+               {row(middle), row(end), k0 + at, k0 + middle, at, row(at), row(middle), 0, 0});
     }
   }
 }

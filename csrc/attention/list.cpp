@@ -82,8 +82,8 @@ void List::make_keys(const Problem& p, const NodeKeys& keys) {
     const bool kept = i < keys.kept;
     const int64_t sorted = kept ? keys.sorted + i : keys.samples[i - keys.kept];
     const auto row = int32_t(keys.row(sorted));
-    kit.tile.gather(1, p.d, keys.k.data, keys.k.stride, &row,
-                    k.data() + entry * k_ld * kit.operand, k_ld);
+    kit.tile.gather(1, p.d, keys.k.data, keys.k.stride, &row, k.data() + entry * k_ld * kit.operand,
+                    k_ld);
     kit.tile.gather(1, p.dv, keys.v.data, keys.v.stride, &row,
                     v.data() + entry * v_ld * kit.operand, v_ld);
     set_number(kit, logw, entry, kept ? 0 : weight);
@@ -93,8 +93,12 @@ void List::make_keys(const Problem& p, const NodeKeys& keys) {
 
 void List::pack(const Problem& p) {
   const Kit kit = p.kit();
-  k_panels = Scratch(blocks() * kit.gemm.panels_bytes(p.d, kTileColumns));
-  v_panels = Scratch(blocks() * kit.gemm.panels_bytes(kTileColumns, p.dv));
+  if (count == 0) return;
+  const int64_t full = blocks() - 1, rest = columns(full);
+  k_panels =
+      Scratch(full * kit.gemm.panels_bytes(p.d, kTileColumns) + kit.gemm.panels_bytes(p.d, rest));
+  v_panels =
+      Scratch(full * kit.gemm.panels_bytes(kTileColumns, p.dv) + kit.gemm.panels_bytes(rest, p.dv));
   for (int64_t b = 0; b < blocks(); ++b) {
     const std::byte* k_rows = k.data() + b * kTileColumns * k_ld * kit.operand;
     const std::byte* v_rows = v.data() + b * kTileColumns * v_ld * kit.operand;
@@ -103,6 +107,7 @@ void List::pack(const Problem& p) {
     kit.gemm.pack_operand(columns(b), p.dv, {v_rows, v_ld, 1},
                           v_panels.data() + b * kit.gemm.panels_bytes(kTileColumns, p.dv));
   }
+  k = Scratch(), v = Scratch();
 }
 
 ScoreBlock List::score_block(const Kit& kit, int64_t block) const {

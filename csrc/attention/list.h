@@ -20,10 +20,10 @@ namespace thrifty::attention {
 
 // The sorted keys of one node and head.
 struct NodeKeys {
-  Rows k, v;             // from the node's first key on
-  const int32_t* order;  // null: as they lie
-  int64_t sorted;        // keys that windows are cut from
-  int64_t kept = 0;      // keys behind them, which every row sees
+  Rows k, v;                         // from the node's first key on
+  const int32_t* order;              // null: as they lie
+  int64_t sorted;                    // keys that windows are cut from
+  int64_t kept = 0;                  // keys behind them, which every row sees
   const int32_t* offsets = nullptr;  // [buckets + 1], "means"
   int64_t buckets = 0;
   const int32_t* samples = nullptr;  // [sample_count] sorted positions, "paper"
@@ -42,7 +42,8 @@ struct List {
   Scratch k_panels, v_panels;       // per block of kTileColumns: for q . k, and for p v
 
   void allocate(const Kit& kit, int64_t entries, int64_t d, int64_t dv);
-  // The entries of a node: buckets [first, last), then kept keys and samples; at last the panels.
+  // The entries of a node: buckets [first, last), then kept keys and samples. `pack` turns
+  // the rows into panels.
   void make_means(const Problem& problem, const NodeKeys& keys, int64_t first, int64_t last);
   void make_keys(const Problem& problem, const NodeKeys& keys);
   void pack(const Problem& problem);

@@ -59,7 +59,7 @@ void make_given(const Hyper& hyper, int64_t head, List& list) {
   if (given.var != nullptr) copy(given.var, list.var);
   list.with_var = given.var != nullptr;
   for (int64_t i = 0; given.range != nullptr && i < given.count; ++i) {
-    const int32_t *range = given.range + 2 * (first + i);
+    const int32_t* range = given.range + 2 * (first + i);
     if (range[1] > range[0]) list.stand_for(kit, i, range[0], range[1]);
   }
 }
@@ -108,7 +108,7 @@ Wave make_leaves(const Hyper& hyper, int64_t head, int64_t first, int64_t last, 
 }
 
 Wave make_nodes(const Hyper& hyper, int64_t head, int64_t first, int64_t last, int64_t q_begin,
-                int64_t q_end, ParallelFor parallel) {
+                int64_t q_end, bool packed, ParallelFor parallel) {
   const Problem& p = hyper.problem;
   const bool given = hyper.given.windows != nullptr;
   Wave wave;
@@ -122,10 +122,9 @@ Wave make_nodes(const Hyper& hyper, int64_t head, int64_t first, int64_t last, i
     NodeWork& work = wave.emplace_back();
     work.keys = node_keys(hyper, head, i), work.k_begin = node.k_begin;
     const NodeKeys& keys = work.keys;
-    work.list.allocate(p.kit(),
-                       given ? hyper.given.list.count
-                             : keys.buckets + keys.kept + keys.sample_count,
-                       p.d, p.dv);
+    work.list.allocate(
+        p.kit(), given ? hyper.given.list.count : keys.buckets + keys.kept + keys.sample_count, p.d,
+        p.dv);
     work.list.with_var = keys.buckets > 0;
     for (int64_t c = 0; c < keys.buckets; c += kBucketChunk) {
       parts.push_back({wave.size() - 1, c, std::min(keys.buckets, c + kBucketChunk)});
@@ -146,7 +145,9 @@ Wave make_nodes(const Hyper& hyper, int64_t head, int64_t first, int64_t last, i
       work.list.make_keys(p, work.keys);
     }
   });
-  for_each(parallel, int64_t(wave.size()), [&](int64_t i) { wave[size_t(i)].list.pack(p); });
+  if (packed) {
+    for_each(parallel, int64_t(wave.size()), [&](int64_t i) { wave[size_t(i)].list.pack(p); });
+  }
   return wave;
 }
 

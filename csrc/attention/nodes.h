@@ -16,16 +16,13 @@ struct NodeWork {
 // Calls body(wave) with leaves, or with nodes of one level, that have queries in [q_begin, q_end):
 // no two share a query or a key. A wave has some kWaveQueries queries, so that the lists of its
 // nodes take constant memory.
-constexpr int64_t kWaveQueries = 8192;
+constexpr int64_t kWaveQueries = 4096;
 using Wave = std::vector<NodeWork>;
-template <class Body>
-void for_waves(const Hyper& hyper, int64_t head, int64_t q_begin, int64_t q_end,
-               ParallelFor parallel, const Body& body);
-
 Wave make_leaves(const Hyper& hyper, int64_t head, int64_t first, int64_t last, int64_t q_begin,
                  int64_t q_end, ParallelFor parallel);
+// packed: of the lists the panels that forward multiplies with, instead of the rows for backward.
 Wave make_nodes(const Hyper& hyper, int64_t head, int64_t first, int64_t last, int64_t q_begin,
-                int64_t q_end, ParallelFor parallel);
+                int64_t q_end, bool packed, ParallelFor parallel);
 
 // One tile of a wave.
 struct WaveTile {
@@ -51,7 +48,7 @@ void for_runs(const std::vector<Part>& parts, int64_t q_begin, int64_t q_end, co
 }
 
 template <class Body>
-void for_waves(const Hyper& hyper, int64_t head, int64_t q_begin, int64_t q_end,
+void for_waves(const Hyper& hyper, int64_t head, int64_t q_begin, int64_t q_end, bool packed,
                ParallelFor parallel, const Body& body) {
   const Layout& layout = hyper.plan.layout;
   for_runs(layout.leaves, q_begin, q_end, [&](int64_t first, int64_t last) {
@@ -59,7 +56,7 @@ void for_waves(const Hyper& hyper, int64_t head, int64_t q_begin, int64_t q_end,
     body(wave);
   });
   for_runs(layout.nodes, q_begin, q_end, [&](int64_t first, int64_t last) {
-    Wave wave = make_nodes(hyper, head, first, last, q_begin, q_end, parallel);
+    Wave wave = make_nodes(hyper, head, first, last, q_begin, q_end, packed, parallel);
     body(wave);
   });
 }

@@ -66,9 +66,8 @@ Tensor centroid_bucket(const Tensor& x_, const Tensor& centroids_, const Optiona
   THRIFTY_CHECK(a.ndim == 4 && is_floating(a.dtype) && a.size(-1) >= 1, op,
                 ": x: expected a floating (B, H, N, D), got ", dtype_name(a.dtype), " ",
                 shape_text(a));
-  THRIFTY_CHECK(c.ndim == 4 && c.dtype == a.dtype && c.size(0) == a.size(0) &&
-                    c.size(1) >= 1 && a.size(1) % c.size(1) == 0 && c.size(2) >= 1 &&
-                    c.size(3) == a.size(3),
+  THRIFTY_CHECK(c.ndim == 4 && c.dtype == a.dtype && c.size(0) == a.size(0) && c.size(1) >= 1 &&
+                    a.size(1) % c.size(1) == 0 && c.size(2) >= 1 && c.size(3) == a.size(3),
                 op, ": centroids: expected the dtype of x and (", a.size(0),
                 ", heads that divide x's, C, ", a.size(3), "), got ", dtype_name(c.dtype), " ",
                 shape_text(c));
@@ -172,8 +171,13 @@ CoreGrads hyper_core_bwd(const Tensor& dout_, const OptionalTensor& dlse_, const
   // Without var it is summed too, for nobody: kernels know one kind of list.
   const Tensor dvar = list({p.batch, p.k_heads, entries}, listed);
   hyper_bwd(in.hyper,
-            {heads_of(edge::array(dout)), dlse ? bytes(*dlse) : nullptr, bytes(out), bytes(lse),
-             bytes(dq), bytes(dk), bytes(dv),
+            {heads_of(edge::array(dout)),
+             dlse ? bytes(*dlse) : nullptr,
+             bytes(out),
+             bytes(lse),
+             bytes(dq),
+             bytes(dk),
+             bytes(dv),
              {bytes(dlist_k), bytes(dlist_v), bytes(dlogw), bytes(dvar)}},
             edge::torch_threads);
   return {dq, dk, dv, dlist_k, dlist_v, dlogw, dvar};
@@ -198,11 +202,13 @@ struct Setup {
   }
 };
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> plan(
-    const Tensor& q_, const Tensor& k_, const OptionalTensor& planes_, const OptionalTensor& cu_q,
-    const OptionalTensor& cu_k, const std::string& mode, bool causal, bool center,
-    int64_t num_buckets, int64_t window, int64_t residual, int64_t keep, int64_t leaf,
-    const Tensor& seed_) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> plan(const Tensor& q_, const Tensor& k_,
+                                                const OptionalTensor& planes_,
+                                                const OptionalTensor& cu_q,
+                                                const OptionalTensor& cu_k, const std::string& mode,
+                                                bool causal, bool center, int64_t num_buckets,
+                                                int64_t window, int64_t residual, int64_t keep,
+                                                int64_t leaf, const Tensor& seed_) {
   constexpr const char* op = "hyper_attention";
   const Tensor q = edge::dense_rows(q_), k = edge::dense_rows(k_), seed = edge::dense(seed_);
   const OptionalTensor planes = edge::dense(planes_);
@@ -241,9 +247,9 @@ struct AttentionTensors {
     constexpr const char* op = "hyper_attention";
     hyper.problem = check_qkv(op, edge::array(q), edge::array(k), edge::array(v), scale);
     const Setup setup(op, hyper.problem, recipe, cu_q, cu_k);
-    hyper.plan = check_plan(hyper.problem, setup.layout, setup.args,
-                            {edge::array(order), edge::array(offsets), edge::array(q_window),
-                             edge::array(samples)});
+    hyper.plan = check_plan(
+        hyper.problem, setup.layout, setup.args,
+        {edge::array(order), edge::array(offsets), edge::array(q_window), edge::array(samples)});
   }
 };
 
@@ -262,13 +268,14 @@ std::tuple<Tensor, Tensor> fwd(const Tensor& q, const Tensor& k, const Tensor& v
   return {out, lse};
 }
 
-std::tuple<Tensor, Tensor, Tensor> bwd(
-    const Tensor& dout_, const OptionalTensor& dlse_, const Tensor& q, const Tensor& k,
-    const Tensor& v, const Tensor& out_, const Tensor& lse_, const Tensor& order,
-    const Tensor& offsets, const Tensor& q_window, const Tensor& samples,
-    const OptionalTensor& cu_q, const OptionalTensor& cu_k, const std::string& mode, bool causal,
-    int64_t num_buckets, int64_t window, int64_t residual, int64_t keep, int64_t leaf,
-    double scale) {
+std::tuple<Tensor, Tensor, Tensor> bwd(const Tensor& dout_, const OptionalTensor& dlse_,
+                                       const Tensor& q, const Tensor& k, const Tensor& v,
+                                       const Tensor& out_, const Tensor& lse_, const Tensor& order,
+                                       const Tensor& offsets, const Tensor& q_window,
+                                       const Tensor& samples, const OptionalTensor& cu_q,
+                                       const OptionalTensor& cu_k, const std::string& mode,
+                                       bool causal, int64_t num_buckets, int64_t window,
+                                       int64_t residual, int64_t keep, int64_t leaf, double scale) {
   const AttentionTensors in(q, k, v, order, offsets, q_window, samples, cu_q, cu_k, scale,
                             {mode, causal, true, num_buckets, window, residual, keep, leaf});
   const Problem& p = in.hyper.problem;
@@ -280,8 +287,14 @@ std::tuple<Tensor, Tensor, Tensor> bwd(
   const Tensor dk = edge::empty(k, {p.batch, p.k_heads, p.nk, p.d});
   const Tensor dv = edge::empty(v, {p.batch, p.k_heads, p.nk, p.dv});
   hyper_bwd(in.hyper,
-            {heads_of(edge::array(dout)), dlse ? bytes(*dlse) : nullptr, bytes(out), bytes(lse),
-             bytes(dq), bytes(dk), bytes(dv), {}},
+            {heads_of(edge::array(dout)),
+             dlse ? bytes(*dlse) : nullptr,
+             bytes(out),
+             bytes(lse),
+             bytes(dq),
+             bytes(dk),
+             bytes(dv),
+             {}},
             edge::torch_threads);
   return {dq, dk, dv};
 }

@@ -92,12 +92,12 @@ class Planner {
     const Rows k = keys(task);
     if (args_.center) task.mean = mean_of(p_.dtype, k, n.keys(), p_.d);
     const float* mean = args_.center ? task.mean.data() : nullptr;
-    const std::vector<float> centroids = make_centroids(
-        p_.dtype, k, n.keys(), p_.d, buckets(n), mean, args_, number(n));
+    const std::vector<float> centroids =
+        make_centroids(p_.dtype, k, n.keys(), p_.d, buckets(n), mean, args_, number(n));
     task.directions = std::make_unique<Directions>(centroids.data(), buckets(n), p_.d);
     const std::vector<float> probe = probe_of(task);
-    task.kept = kept_keys(p_.dtype, k, n.keys(), p_.d, mean,
-                          probe.empty() ? nullptr : probe.data(), args_.keep);
+    task.kept = kept_keys(p_.dtype, k, n.keys(), p_.d, mean, probe.empty() ? nullptr : probe.data(),
+                          args_.keep);
   }
 
   // Mean of the earlier queries over all query heads of the key head; none: empty.
@@ -160,8 +160,7 @@ class Planner {
     const int64_t blocks = (n.keys() + args_.window - 1) / args_.window;
     std::vector<int32_t> rank(static_cast<size_t>(n.queries()));
     for (int64_t g = 0; g < p_.group(); ++g) {
-      int32_t* q_window =
-          out_.q_window + query_head(task.key_head, g) * layout_.q_total + n.q_at;
+      int32_t* q_window = out_.q_window + query_head(task.key_head, g) * layout_.q_total + n.q_at;
       sort_ids(q_window, n.queries(), count, rank.data(), offsets.data());
       for (int64_t i = 0; i < blocks; ++i) {
         const int64_t end = (i + 1) * n.queries() / blocks;

@@ -6,10 +6,10 @@
 //   m' = max(m, max x)    p = left e^(x - m')
 //   l' = l e^(m - m') + sum p               acc' = acc e^(m - m') + p v
 //
-// An entry of a list may stand for sorted keys [at, at_end), and `left` is the part of them that the
-// row's own window [window, window_end) does not hold; it is 1 elsewhere, and 0 hides the entry.
-// A row reads columns [begin, end) of a block; elsewhere p is 0, which leaves sums and accumulators
-// their bits. So a row does not depend on the rows that share its tile.
+// An entry of a list may stand for sorted keys [at, at_end), and `left` is the part of them that
+// the row's own window [window, window_end) does not hold; it is 1 elsewhere, and 0 hides the
+// entry. A row reads columns [begin, end) of a block; elsewhere p is 0, which leaves sums and
+// accumulators their bits. So a row does not depend on the rows that share its tile.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +18,7 @@
 
 namespace thrifty::attention {
 
-constexpr int64_t kTileRows = 96;     // of every height that core/gemm.h multiplies with a multiple
+constexpr int64_t kTileRows = 96;  // of every height that core/gemm.h multiplies with a multiple
 constexpr int64_t kTileColumns = 256;  // kGemmDepth: one sum over keys per block
 
 // T: sums, O: operands of the product, as in core/gemm.h.
@@ -44,11 +44,11 @@ struct SoftmaxState {
 };
 
 struct GradBlock {
-  const void* dp;          // T [rows, block.ld]: dout . v
+  const void* dp;           // T [rows, block.ld]: dout . v
   const void *lse, *delta;  // T [rows]; ds = p (dp - delta)
-  void* ds;                // O [rows, p_ld]; may be dp where O is T
-  void *dlogw, *dvar;      // T [columns], added to: sum ds, sum q2 ds; null: not wanted
-  void* dq2;               // T [rows], added to: sum var ds
+  void* ds;                 // O [rows, p_ld]; may be dp where O is T
+  void *dlogw, *dvar;       // T [columns], added to: sum ds, sum q2 ds; null: not wanted
+  void* dq2;                // T [rows], added to: sum var ds
 };
 
 struct TileKernels {

@@ -115,8 +115,8 @@ void BackwardTile::add_columns(int64_t columns, ColumnGrads grads) {
                    v_ld_, true);
 }
 
-void BackwardTile::add_key_grads(int64_t from, int64_t to, const int32_t* begin,
-                                 const int32_t* end, ColumnGrads grads) {
+void BackwardTile::add_key_grads(int64_t from, int64_t to, const int32_t* begin, const int32_t* end,
+                                 ColumnGrads grads) {
   for (int64_t i = 0; i < count_; ++i) {
     begin_[size_t(i)] = int32_t(begin[i] - first_ - from);
     end_[size_t(i)] = int32_t(end[i] - first_ - from);
@@ -164,7 +164,8 @@ void BackwardTile::save(std::byte* dq, int64_t stride) {
     kit_.tile.add(p_.d, p_.scale, dq_.data() + i * k_ld_ * kit_.sum, to);
     if (dq2 == 0) continue;
     // d(q2) / dq = scale^2 q, from the operand, which is q itself.
-    kit_.tile.add_operand(p_.d, p_.scale * p_.scale * dq2, q_.data() + i * q_ld_ * kit_.operand, to);
+    kit_.tile.add_operand(p_.d, p_.scale * p_.scale * dq2, q_.data() + i * q_ld_ * kit_.operand,
+                          to);
   }
 }
 

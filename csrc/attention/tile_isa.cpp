@@ -59,7 +59,8 @@ THRIFTY_INLINE IVec<T> load_ints(const int32_t* p) {
 
 template <class T, class S, class O>
 struct Tiles {
-  // The scores of one row, for vectors of columns that start at i; -infinity where it does not look.
+  // The scores of one row, for vectors of columns that start at i; -infinity where it does not
+  // look.
   struct Row {
     const T *s, *logw, *var, *share;
     const int32_t *at, *at_end;
@@ -94,8 +95,8 @@ struct Tiles {
 
     THRIFTY_INLINE Vec<T> inside(Vec<T> x, int64_t i) const {
       const IVec<T> column = lane_numbers<T>() + typename IntOf<T>::type(i);
-      const IVec<T> out = (column < typename IntOf<T>::type(begin)) |
-                          (column >= typename IntOf<T>::type(end));
+      const IVec<T> out =
+          (column < typename IntOf<T>::type(begin)) | (column >= typename IntOf<T>::type(end));
       return out ? splat(-kInfinity<T>) : x;
     }
 
@@ -251,8 +252,8 @@ struct Tiles {
     const From* from = static_cast<const From*>(from_);
     T* sum = static_cast<T*>(sums);
     for_vectors<T>(n, [&](int64_t i, int64_t left) __attribute__((always_inline)) {
-      store_part<T>(sum + i,
-                    load_part<T>(sum + i, left) + load_part<T>(from + i, left) * T(factor), left);
+      store_part<T>(sum + i, load_part<T>(sum + i, left) + load_part<T>(from + i, left) * T(factor),
+                    left);
     });
   }
 
@@ -293,8 +294,8 @@ struct Tiles {
   }
 
   static constexpr TileKernels kernels() {
-    return {gather,     softmax,   softmax_grad, narrow,    widen,
-            to_operand, add_as<S>, add_as<O>, add_as<T>, sparse_product, finite, dot_as<S>, dot_as<T>};
+    return {gather,    softmax,   softmax_grad,   narrow, widen,     to_operand, add_as<S>,
+            add_as<O>, add_as<T>, sparse_product, finite, dot_as<S>, dot_as<T>};
   }
 };
 

@@ -1,5 +1,5 @@
-// HyperAttention on the CPU against loops in double: hyper_core with every kind of list, leaves, and
-// what must not change a bit. Built once more with the vectors of AVX-512 and the tiles of AMX
+// HyperAttention on the CPU against loops in double: hyper_core with every kind of list, leaves,
+// and what must not change a bit. Built once more with the vectors of AVX-512 and the tiles of AMX
 // (CMakeLists.txt), whose products take bfloat16 operands.
 #include <numeric>
 #include <vector>
@@ -60,19 +60,19 @@ struct Core {
       const auto low = int32_t(random.bits() % 290);
       range.push_back(low), range.push_back(e % 3 == 0 ? low : low + int32_t(random.bits() % 10));
     }
-    hyper = check_core({array_of(q.data(), dtype, {1, 2, kNq, kD}),
-                        array_of(k.data(), dtype, {1, 1, kNk, kD}),
-                        array_of(v.data(), dtype, {1, 1, kNk, kDv}),
-                        array_of(q_order.data(), Dtype::kInt32, {1, 2, kNq}),
-                        array_of(q_offsets.data(), Dtype::kInt32, {1, 2, kWindows + 1}),
-                        array_of(k_order.data(), Dtype::kInt32, {1, 1, kNk}),
-                        array_of(windows.data(), Dtype::kInt32, {1, 1, kWindows, 2}),
-                        array_of(list_k.data(), dtype, {1, 1, kEntries, kD}),
-                        array_of(list_v.data(), dtype, {1, 1, kEntries, kDv}),
-                        array_of(logw.data(), sums(dtype), {1, 1, kEntries}),
-                        array_of(range.data(), Dtype::kInt32, {1, 1, kEntries, 2}),
-                        array_of(var.data(), sums(dtype), {1, 1, kEntries}), kScale},
-                       q_window);
+    hyper = check_core(
+        {array_of(q.data(), dtype, {1, 2, kNq, kD}), array_of(k.data(), dtype, {1, 1, kNk, kD}),
+         array_of(v.data(), dtype, {1, 1, kNk, kDv}),
+         array_of(q_order.data(), Dtype::kInt32, {1, 2, kNq}),
+         array_of(q_offsets.data(), Dtype::kInt32, {1, 2, kWindows + 1}),
+         array_of(k_order.data(), Dtype::kInt32, {1, 1, kNk}),
+         array_of(windows.data(), Dtype::kInt32, {1, 1, kWindows, 2}),
+         array_of(list_k.data(), dtype, {1, 1, kEntries, kD}),
+         array_of(list_v.data(), dtype, {1, 1, kEntries, kDv}),
+         array_of(logw.data(), sums(dtype), {1, 1, kEntries}),
+         array_of(range.data(), Dtype::kInt32, {1, 1, kEntries, 2}),
+         array_of(var.data(), sums(dtype), {1, 1, kEntries}), kScale},
+        q_window);
   }
 };
 
@@ -101,8 +101,7 @@ std::vector<Column> columns_of(const Core& core, int64_t row) {
   const double q2 = kScale * kScale / 2 * dot(core.q, row, core.q, row, kD);
   for (int64_t e = 0; e < kEntries; ++e) {
     const int64_t low = core.range[size_t(2 * e)], high = core.range[size_t(2 * e + 1)];
-    const int64_t covered =
-        std::max<int64_t>(0, std::min(end, high) - std::max(begin, low));
+    const int64_t covered = std::max<int64_t>(0, std::min(end, high) - std::max(begin, low));
     const double left = 1 - double(covered) / double(std::max<int64_t>(high - low, 1));
     const double x =
         kScale * dot(core.q, row, core.list_k, e, kD) + core.logw[e] + q2 * core.var[e];
@@ -113,8 +112,7 @@ std::vector<Column> columns_of(const Core& core, int64_t row) {
 
 struct Result {
   Guarded out, lse;
-  Result(Dtype dtype, int64_t rows)
-      : out(dtype, rows * kDv), lse(sums(dtype), rows) {}
+  Result(Dtype dtype, int64_t rows) : out(dtype, rows * kDv), lse(sums(dtype), rows) {}
 };
 
 Result forward(const Core& core, ParallelFor parallel) {
@@ -181,9 +179,8 @@ void core_is_its_definition() {
         for (int64_t i = 0; i < kD; ++i) {
           const double q = core.q[row * kD + i];
           (listed ? dlist_k : dk)[size_t(at * kD + i)] += kScale * ds * q;
-          dq[size_t(row * kD + i)] +=
-              kScale * ds * (listed ? core.list_k : core.k)[at * kD + i] +
-              (listed ? ds * core.var[at] * kScale * kScale * q : 0);
+          dq[size_t(row * kD + i)] += kScale * ds * (listed ? core.list_k : core.k)[at * kD + i] +
+                                      (listed ? ds * core.var[at] * kScale * kScale * q : 0);
         }
       }
     }
@@ -198,8 +195,13 @@ void core_is_its_definition() {
     const auto bytes = [](Guarded& g) { return static_cast<std::byte*>(g.data()); };
     const auto read = [](const Guarded& g) { return static_cast<const std::byte*>(g.data()); };
     hyper_bwd(core.hyper,
-              {heads_of(array_of(dout.data(), dtype, {1, 2, kNq, kDv})), read(dlse),
-               read(result.out), read(result.lse), bytes(got_dq), bytes(got_dk), bytes(got_dv),
+              {heads_of(array_of(dout.data(), dtype, {1, 2, kNq, kDv})),
+               read(dlse),
+               read(result.out),
+               read(result.lse),
+               bytes(got_dq),
+               bytes(got_dk),
+               bytes(got_dv),
                {bytes(got_k), bytes(got_v), bytes(got_logw), bytes(got_var)}},
               pool);
     // Sums of up to 300 rows, whose errors are not all of one sign.
@@ -237,17 +239,16 @@ struct Causal {
     const Layout layout = make_layout({0, kN}, {0, kN}, true, kLeaf);
     const auto nodes = int64_t(layout.nodes.size());
     const bool means = args.mode == Mode::kMeans;
-    std::vector<int32_t> order(static_cast<size_t>(layout.k_total)),
-        offsets(size_t(nodes * 17), 0), q_window(static_cast<size_t>(layout.q_total)),
-        samples(size_t(nodes * 24), 0);
+    std::vector<int32_t> order(static_cast<size_t>(layout.k_total)), offsets(size_t(nodes * 17), 0),
+        q_window(static_cast<size_t>(layout.q_total)), samples(size_t(nodes * 24), 0);
     hyper_plan(hyper.problem, layout, args,
                {order.data(), offsets.data(), q_window.data(), samples.data()}, parallel);
-    hyper.plan = check_plan(
-        hyper.problem, layout, args,
-        {array_of(order.data(), Dtype::kInt32, {1, 1, layout.k_total}),
-         array_of(offsets.data(), Dtype::kInt32, {1, 1, means ? nodes : 0, 17}),
-         array_of(q_window.data(), Dtype::kInt32, {1, 1, layout.q_total}),
-         array_of(samples.data(), Dtype::kInt32, {1, 1, means ? 0 : nodes, 24})});
+    hyper.plan =
+        check_plan(hyper.problem, layout, args,
+                   {array_of(order.data(), Dtype::kInt32, {1, 1, layout.k_total}),
+                    array_of(offsets.data(), Dtype::kInt32, {1, 1, means ? nodes : 0, 17}),
+                    array_of(q_window.data(), Dtype::kInt32, {1, 1, layout.q_total}),
+                    array_of(samples.data(), Dtype::kInt32, {1, 1, means ? 0 : nodes, 24})});
     Result result(dtype, kN);
     hyper_fwd(hyper, static_cast<std::byte*>(result.out.data()),
               static_cast<std::byte*>(result.lse.data()), parallel);
