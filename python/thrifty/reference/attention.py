@@ -127,8 +127,10 @@ def hyper_attention(
     cuts = [0, q.shape[2]] if cu_seqlens is None else cu_seqlens.tolist()
     parts = []
     for a, b in pairwise(cuts):
-        rows = [x[:, :, a:b] for x in (q, k, v)] if cu_seqlens is not None else [q, k, v]
-        parts.append(_sequence(*rows, recipe, causal, leaf, min_len or 0))
+        part = (q, k, v)
+        if cu_seqlens is not None:
+            part = (q[:, :, a:b], k[:, :, a:b], v[:, :, a:b])
+        parts.append(_sequence(*part, recipe, causal, leaf, min_len or 0))
     if not parts:
         parts = [_exact(q, k, v, scale, causal)]
     out, lse = (torch.cat(tensors, 2) for tensors in zip(*parts, strict=True))
@@ -171,9 +173,9 @@ def _sequence(
         part = _square(
             q[:, :, begin:end], k[:, :, left], v[:, :, left], earlier, recipe, square.middle // leaf
         )
-        rows = F.pad(part[0], (0, 0, begin, q.shape[2] - end))
+        more = F.pad(part[0], (0, 0, begin, q.shape[2] - end))
         total = F.pad(part[1], (begin, q.shape[2] - end), value=-torch.inf)
-        out, lse = _merge(out, lse, rows, total)
+        out, lse = _merge(out, lse, more, total)
     return out, lse
 
 
