@@ -44,8 +44,9 @@ inline GroupWeights group_weights(const Weights& w, bool halves) {
   return g;
 }
 
+// Whether two neighbouring elements may be one access; of absent data the counts alone decide.
 inline bool even_rows(Dtype dtype, const void* data, std::initializer_list<int64_t> counts) {
-  return data == nullptr || access_width(dtype, data, counts) >= 2;
+  return access_width(dtype, data, counts) >= 2;
 }
 
 // Tiles by the rows that a group has on average: how they are spread is known to the device alone.

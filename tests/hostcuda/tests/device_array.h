@@ -127,7 +127,7 @@ class DeviceArray {
   unsigned char* data_ = nullptr;
 };
 
-// Some roundings of the storage format, relative to the largest expected value.
+// Some roundings of the storage format.
 inline double rounding(Dtype dtype) {
   switch (dtype) {
     case Dtype::kBFloat16: return 8e-3;
@@ -137,11 +137,18 @@ inline double rounding(Dtype dtype) {
   }
 }
 
+// By norm, so that a wrong part of small elements shows, and by element, so that a single one does.
 inline void expect_near(const Values& actual, const Values& expected, double near,
                         const std::string& what) {
-  double largest = 1e-3;
-  for (const double value : expected) largest = std::max(largest, std::fabs(value));
+  double largest = 1e-3, squares = 1e-6, errors = 0;
+  for (size_t i = 0; i < expected.size(); ++i) {
+    largest = std::max(largest, std::fabs(expected[i]));
+    squares += expected[i] * expected[i];
+    errors += (actual.at(i) - expected[i]) * (actual.at(i) - expected[i]);
+  }
   expect_close(actual, expected, near * largest, near, what);
+  const double error = std::sqrt(errors / squares);
+  expect(error <= near, what + ": relative error of the norm " + std::to_string(error));
 }
 
 }  // namespace thrifty::cuda::testing

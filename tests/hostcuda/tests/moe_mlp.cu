@@ -36,7 +36,7 @@ struct Layer {
     const int64_t e = c.experts, h = c.hidden, i = c.inner;
     Values ids, map(10);
     for (int64_t s = 0; s < c.tokens * c.top_k; ++s) {
-      const int64_t known[] = {s * 7 % (c.experts + 2) - 1, -1, c.experts, INT32_MAX};
+      const int64_t known[] = {s * 11 % (c.experts + 2) - 1, -1, c.experts, INT32_MAX};
       ids.push_back(double(c.only >= 0 ? c.only : known[s % 11 == 5 ? 1 + s % 3 : 0]));
     }
     for (int64_t m = 0; m < 10; ++m) map[size_t(m)] = double(m % (e + 1)) - (m == 3 ? 9 : 0);
