@@ -80,7 +80,7 @@ def test_compare_exit_codes(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["nonsense"], "family: expected one of drafting, sampling, moe, ensemble, got nonsense"),
+        (["nonsense"], "family: expected one of attention, drafting, sampling, moe, ensemble, got nonsense"),
         (["--filter", "("], "--filter"),
         (["--filter", "no such case"], "no case matches"),
         (["--quick", "--full"], "not allowed with"),
