@@ -26,12 +26,14 @@ PYTHON_OK := import ensurepip, os, sys, sysconfig; assert sys.version_info >= (3
              assert os.path.exists(sysconfig.get_path("include") + "/Python.h")
 BUILT     := $(VENV)/.built-cuda-$(or $(THRIFTY_CUDA),AUTO)
 
-.PHONY: help build test bench lint wheel cuda-toolchain gpu-build gpu clean
+.PHONY: help build test bench lint docs wheel wheel-check cuda-toolchain gpu-build gpu clean
 help:
 	@echo "make test            build, run the C++ tests and the Python tests"
 	@echo "make bench           build, run the benchmarks (BENCH='ensemble --full' for more)"
 	@echo "make lint            ruff, clang-format, mypy"
-	@echo "make wheel           a wheel in dist/"
+	@echo "make docs            the documentation as a site, in build/site"
+	@echo "make wheel           a wheel in dist/ (VARIANT=cpu, cu130, ...: default by the nvcc found)"
+	@echo "make wheel-check     the wheels of dist/ in clean environments (PYTHONS=..., TORCHES=...)"
 	@echo "make cuda-toolchain  nvcc 13.0 from PyPI into $(VENV), no system CUDA needed"
 	@echo "make gpu-build       the native files that 'make gpu' takes to a GPU machine, in $(GPU_FILES)"
 	@echo "make gpu             tests, sanitizer and benches on this machine's GPU (GPU='--only tests')"
@@ -44,6 +46,20 @@ $(VENV)/.requirements: requirements.txt
 	@$(BIN)/python cmake/torch_flavour.py requirements.txt $(TORCH_INDEX)
 	$(PIP) -r requirements.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 	@touch $@
+
+$(VENV)/.wheel: requirements-wheel.txt | $(VENV)/.requirements
+	$(PIP) -r $<
+	@touch $@
+
+# Away from the other packages: it reads the sources and imports nothing of them.
+build/docs-venv/.done: requirements-docs.txt
+	@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install -q --disable-pip-version-check -r $<
+	@touch $@
+
+docs: build/docs-venv/.done
+	NO_MKDOCS_2_WARNING=1 build/docs-venv/bin/mkdocs build --strict --quiet
+	@echo "thrifty: build/site/index.html"
 
 $(VENV)/.lint: requirements-lint.txt | $(VENV)/.requirements
 	$(PIP) -r $<
@@ -88,9 +104,30 @@ lint: $(VENV)/.lint
 	git ls-files '*.cpp' '*.h' '*.cu' '*.cuh' | xargs $(BIN)/clang-format --dry-run -Werror
 	$(BIN)/mypy
 
-wheel: $(VENV)/.requirements $(CUTLASS)
-	$(RUN) $(BIN)/python -m pip wheel -q --no-build-isolation --no-deps -w dist .
+# VARIANT: cpu, or cu130 and the like, which only that nvcc builds. THRIFTY_PYTHONS: see
+# cmake/pythons.py. Newer GPUs than those named compile the sm_80 kernels from their PTX.
+VARIANT        ?= $(if $(and $(filter-out OFF,$(or $(THRIFTY_CUDA),AUTO)),$(NVCC)),cu$(shell \
+                    $(NVCC) --version | sed -n 's/.*release \([0-9]*\)\.\([0-9]*\).*/\1\2/p'),cpu)
+THRIFTY_PYTHONS ?= all
+NOT_OURS        = libtorch.so libtorch_cpu.so libtorch_cuda.so libc10.so
+wheel: $(VENV)/.requirements $(VENV)/.wheel $(CUTLASS)
+	rm -rf build/wheel-$(VARIANT)
+	$(RUN) THRIFTY_LOCAL_VERSION=$(VARIANT) THRIFTY_PYTHONS="$(THRIFTY_PYTHONS)" \
+	  THRIFTY_CUDA=$(if $(filter cpu,$(VARIANT)),OFF,ON) $(BIN)/python -m pip wheel -q \
+	  --no-build-isolation --no-deps -C build-dir=build/wheel-$(VARIANT) \
+	  -C "cmake.define.THRIFTY_CUDA_ARCHS=80;90a-real" -w build/wheel-$(VARIANT)/linux .
+	@cat build/wheel-$(VARIANT)/pythons.txt build/wheel-$(VARIANT)/cuda.txt
+	$(RUN) $(BIN)/auditwheel repair $(addprefix --exclude=,$(NOT_OURS)) -w dist \
+	  build/wheel-$(VARIANT)/linux/*.whl
 	@ls -l dist/*.whl
+
+# Installs each wheel of dist into clean environments. "none": NumPy alone.
+PYTHONS ?= $(PYTHON)
+TORCHES ?= 2.10.0 2.11.0 2.13.0 none
+wheel-check:
+	@for python in $(PYTHONS); do for torch in $(TORCHES); do for wheel in dist/*.whl; do \
+	  echo "=== $$wheel, $$python, torch $$torch"; \
+	  .ci/try_wheel "$$python" "$$torch" "$$wheel" || exit 1; done; done; done
 
 cuda-toolchain: $(VENV)/.requirements
 	$(PIP) "cuda-toolkit[nvcc,cudart,crt,nvvm,cccl]==13.0.*"

@@ -1,4 +1,5 @@
-"""The wheel holds the package, its three native files and its metadata, and nothing else.
+"""The wheel holds the package, its native files and its metadata, and nothing else; one module for
+each Python that it says it is for; not above 60 MB.
 
 Usage: check_wheel_files.py WHEEL
 """
@@ -27,10 +28,13 @@ def main(wheel: str) -> int:
         print(f"wheel: {name} does not belong there")
     size = Path(wheel).stat().st_size // 1024
     print(f"wheel: {wheel}, {size} KB, {', '.join(sorted(native))}")
-    well_named = "-py3-none-linux_" in wheel
+    well_named = "-py3-none-manylinux_" in wheel and "+" in wheel
     if not well_named:
-        print("wheel: expected -py3-none-linux_ in its name")
-    return 0 if well_named and not extra and sources <= names and len(native) >= 2 else 1
+        print("wheel: expected a variant and -py3-none-manylinux_ in its name")
+    if size > 60 * 1024:
+        print("wheel: larger than 60 MB")
+    good = well_named and size <= 60 * 1024 and not extra and sources <= names
+    return 0 if good and len(native) >= 2 else 1
 
 
 if __name__ == "__main__":

@@ -56,6 +56,13 @@ if(nvcc_version VERSION_LESS THRIFTY_MIN_NVCC)
   thrifty_skip_cuda("nvcc ${THRIFTY_MIN_NVCC} or newer is needed, ${nvcc} is ${nvcc_version}")
 endif()
 
+# A wheel says which CUDA it was built for, and that must be true.
+string(REPLACE "." "" variant "cu${nvcc_version}")
+if("$ENV{THRIFTY_LOCAL_VERSION}" MATCHES "^cu" AND NOT "$ENV{THRIFTY_LOCAL_VERSION}" STREQUAL variant)
+  message(FATAL_ERROR "thrifty: a wheel $ENV{THRIFTY_LOCAL_VERSION} needs that nvcc; ${nvcc} is "
+                      "${nvcc_version}, which makes ${variant}.")
+endif()
+
 # The PyPI toolkit keeps its libraries in lib, where nvcc's own profile looks in lib64.
 if(pypi_toolkit AND nvcc MATCHES "^${pypi_toolkit}/")
   set(ENV{NVCC_APPEND_FLAGS} -L${pypi_toolkit}/lib)

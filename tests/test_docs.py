@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 pytestmark = pytest.mark.skipif(not (ROOT / "docs").exists(), reason="no documentation here")
 
 FENCE = re.compile(r"^( *)```(?P<info>.*)\n(?P<body>(?:.*\n)*?)\1``` *$", re.M)
