@@ -1,8 +1,8 @@
 """Which Pythons the pybind11 module is built for, each by the folder of its headers.
 
 The op libraries serve every Python, so one wheel serves as many as there are headers at hand when
-it is built. THRIFTY_PYTHONS names folders that hold a Python.h, or is "all" for those that lie where
-Debian and manylinux images keep them; unset, only the Python that builds is served.
+it is built. THRIFTY_PYTHONS names folders that hold a Python.h, or is "all" for those that lie
+where Debian and manylinux images keep them; unset, only the Python that builds is served.
 
 Run by CMake, prints one line a Python: version|suffix|folder.
 """
@@ -36,9 +36,8 @@ def read(folder: Path) -> Headers:
     if not (folder / "Python.h").is_file() or not (folder / "patchlevel.h").is_file():
         raise ValueError(f"thrifty: THRIFTY_PYTHONS: expected folders with Python.h, got {folder}")
     text = (folder / "patchlevel.h").read_text()
-    major, minor = (
-        int(re.search(rf"#define PY_{part}_VERSION\s+(\d+)", text)[1]) for part in ("MAJOR", "MINOR")
-    )
+    pattern = r"#define PY_{}_VERSION\s+(\d+)"
+    major, minor = (int(re.search(pattern.format(part), text)[1]) for part in ("MAJOR", "MINOR"))
     return Headers((major, minor), folder)
 
 

@@ -69,6 +69,12 @@ struct Tiles {
     IVec<T> window, window_end;
     bool listed;
 
+    // A row's window may lie before the block, or begin behind it.
+    static THRIFTY_INLINE int64_t within(int64_t column, int64_t columns) {
+      const int64_t low = column > 0 ? column : 0;
+      return low < columns ? low : columns;
+    }
+
     THRIFTY_INLINE Row(const ScoreBlock& b, int64_t r)
         : s(static_cast<const T*>(b.s) + r * b.ld),
           logw(static_cast<const T*>(b.logw)),
@@ -78,8 +84,8 @@ struct Tiles {
           at_end(b.at_end),
           scale(splat(T(b.scale))),
           q2{},
-          begin(b.begin[r] > 0 ? b.begin[r] : 0),
-          end(b.end[r] < b.columns ? b.end[r] : b.columns),
+          begin(within(b.begin[r], b.columns)),
+          end(within(b.end[r], b.columns)),
           window{},
           window_end{},
           listed(b.logw != nullptr) {

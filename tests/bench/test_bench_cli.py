@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import toy
 
+from bench import FAMILIES, run
 from bench import __main__ as cli
-from bench import run
 from bench.bars import Bar
 from bench.harness import Unavailable
 
@@ -80,7 +80,7 @@ def test_compare_exit_codes(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["nonsense"], "family: expected one of attention, drafting, sampling, moe, ensemble, got nonsense"),
+        (["nonsense"], f"family: expected one of {', '.join(FAMILIES)}, got nonsense"),
         (["--filter", "("], "--filter"),
         (["--filter", "no such case"], "no case matches"),
         (["--quick", "--full"], "not allowed with"),

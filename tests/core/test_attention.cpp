@@ -287,11 +287,36 @@ void what_changes_no_bit() {
   }
 }
 
+// The rows of a tile share blocks of columns; a row's window may begin behind one, or end before.
+void windows_beside_a_block() {
+  constexpr int64_t kColumns = 48;
+  for (const Dtype dtype : {Dtype::kFloat32, Dtype::kBFloat16, Dtype::kFloat64}) {
+    const Kit kit(dtype);
+    const auto zero = [] { return 0.0; };
+    for (const auto& [begin, end] : {std::pair(80, 300), std::pair(-300, -80)}) {
+      Guarded s(sums(dtype), kColumns, zero), own(dtype, kColumns, zero);
+      Guarded& p = kit.sums_are_operands() ? s : own;
+      Guarded acc(sums(dtype), 16, zero), sum(sums(dtype), 1, zero);
+      Guarded max(sums(dtype), 1, [] { return -__builtin_inf(); });
+      const int32_t first = begin, last = end;
+      ScoreBlock block{};
+      block.rows = 1, block.columns = kColumns, block.padded = kColumns, block.scale = 1;
+      block.s = s.data(), block.p = p.data(), block.ld = block.p_ld = kColumns;
+      block.begin = &first, block.end = &last;
+      kit.tile.softmax(block, {max.data(), sum.data(), acc.data(), 16, 16});
+      EXPECT(s.intact() && own.intact(), dtype_name(dtype), " ", begin);
+      EXPECT(sum[0] == 0 && max[0] < 0, dtype_name(dtype), " ", begin);
+      for (int64_t i = 0; i < kColumns; ++i) EXPECT(p[i] == 0, dtype_name(dtype), " ", i);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace thrifty::test
 
 int main() {
   using namespace thrifty::test;
   return run_tests({{"core_is_its_definition", core_is_its_definition},
-                    {"what_changes_no_bit", what_changes_no_bit}});
+                    {"what_changes_no_bit", what_changes_no_bit},
+                    {"windows_beside_a_block", windows_beside_a_block}});
 }
