@@ -15,7 +15,7 @@ METADATA = r"thrifty-[\w.+]+\.dist-info/(METADATA|WHEEL|RECORD|entry_points\.txt
 
 
 def main(wheel: str) -> int:
-    names = set(zipfile.ZipFile(wheel).namelist())
+    names = {name for name in zipfile.ZipFile(wheel).namelist() if not name.endswith("/")}
     tracked = subprocess.run(
         ["git", "ls-files", "python/thrifty"], capture_output=True, text=True, check=True
     )
