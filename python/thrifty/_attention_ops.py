@@ -9,18 +9,10 @@ import torch
 from torch import Tensor
 
 from thrifty import _library  # noqa: F401  defines the ops
+from thrifty._fake_outputs import integers, sums
 from thrifty._transforms import differentiable, differentiable_no_more, sliced
 
 ops = torch.ops.thrifty
-
-
-def _sums(like: Tensor, *shape: Any) -> Tensor:
-    wide = torch.float64 if like.dtype == torch.float64 else torch.float32
-    return like.new_empty(shape, dtype=wide)
-
-
-def _ints(like: Tensor, *shape: Any) -> Tensor:
-    return like.new_empty(shape, dtype=torch.int32)
 
 
 # ---- buckets and plans: integers
@@ -28,12 +20,12 @@ def _ints(like: Tensor, *shape: Any) -> Tensor:
 
 @torch.library.register_fake("thrifty::lsh_bucket")
 def _(x: Tensor, planes: Tensor, mean: Tensor | None) -> Tensor:
-    return _ints(x, *x.shape[:-1])
+    return integers(x, *x.shape[:-1])
 
 
 @torch.library.register_fake("thrifty::centroid_bucket")
 def _(x: Tensor, centroids: Tensor, mean: Tensor | None) -> Tensor:
-    return _ints(x, *x.shape[:-1])
+    return integers(x, *x.shape[:-1])
 
 
 def _plan_sizes(nq: int, nk: int, causal: bool, leaf: int) -> tuple[int, int, int]:
@@ -68,10 +60,10 @@ def _(  # type: ignore[no-untyped-def]
         nodes, keys, queries = (torch.library.get_ctx().new_dynamic_size() for _ in range(3))
     means = mode == "means"
     return (
-        _ints(q, batch, k_heads, keys),
-        _ints(q, batch, k_heads, nodes if means else 0, num_buckets + 1),
-        _ints(q, batch, q_heads, queries),
-        _ints(q, batch, k_heads, 0 if means else nodes, residual),
+        integers(q, batch, k_heads, keys),
+        integers(q, batch, k_heads, nodes if means else 0, num_buckets + 1),
+        integers(q, batch, q_heads, queries),
+        integers(q, batch, k_heads, 0 if means else nodes, residual),
     )
 
 
@@ -88,7 +80,7 @@ def _(  # type: ignore[no-untyped-def]
     scale,
 ):  # fmt: skip
     torch._check(q.dim() == 4 and v.dim() == 4, lambda: "hyper_core: q: expected (B, H, N, D)")
-    return q.new_empty((*q.shape[:3], v.shape[3])), _sums(q, *q.shape[:3])
+    return q.new_empty((*q.shape[:3], v.shape[3])), sums(q, *q.shape[:3])
 
 
 # ---- hyper_attention: q, k, v, 4 of the plan, cu_q, cu_k, 7 of the recipe, scale
@@ -100,11 +92,11 @@ def _(  # type: ignore[no-untyped-def]
     residual, keep, leaf, scale,
 ):  # fmt: skip
     torch._check(q.dim() == 4 and v.dim() == 4, lambda: "hyper_attention: q: expected (B, H, N, D)")
-    return q.new_empty((*q.shape[:3], v.shape[3])), _sums(q, *q.shape[:3])
+    return q.new_empty((*q.shape[:3], v.shape[3])), sums(q, *q.shape[:3])
 
 
 def _no_list(like: Tensor) -> Tensor:
-    return _sums(like, 0)
+    return sums(like, 0)
 
 
 @torch.library.register_fake("thrifty::hyper_core_bwd")
@@ -116,7 +108,7 @@ def _(  # type: ignore[no-untyped-def]
     if list_k is None:
         return (*grads, *(_no_list(q) for _ in range(4)))
     shapes = (list_k.shape, list_v.shape, list_k.shape[:3], list_k.shape[:3])
-    return (*grads, *(_sums(q, *shape) for shape in shapes))
+    return (*grads, *(sums(q, *shape) for shape in shapes))
 
 
 def _setup_core(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:

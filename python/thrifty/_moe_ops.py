@@ -7,18 +7,10 @@ import torch
 from torch import Tensor
 
 from thrifty import _library  # noqa: F401  defines the ops
+from thrifty._fake_outputs import integers, sums
 from thrifty._transforms import differentiable, differentiable_no_more, sliced
 
 ops = torch.ops.thrifty
-
-
-def _sums(like: Tensor, *shape: Any) -> Tensor:
-    wide = torch.float64 if like.dtype == torch.float64 else torch.float32
-    return like.new_empty(shape, dtype=wide)
-
-
-def _ints(like: Tensor, *shape: Any) -> Tensor:
-    return like.new_empty(shape, dtype=torch.int32)
 
 
 # ---- sorting
@@ -26,13 +18,13 @@ def _ints(like: Tensor, *shape: Any) -> Tensor:
 
 @torch.library.register_fake("thrifty::bucket_sort")
 def _(ids: Tensor, buckets: int) -> tuple[Tensor, Tensor]:
-    return _ints(ids, *ids.shape), _ints(ids, *ids.shape[:-1], buckets + 1)
+    return integers(ids, *ids.shape), integers(ids, *ids.shape[:-1], buckets + 1)
 
 
 @torch.library.register_fake("thrifty::moe_permute")
 def _(ids, num_experts, expert_map, capacity, priority):  # type: ignore[no-untyped-def]
     slots = ids.numel()
-    return _ints(ids, slots), _ints(ids, num_experts + 1), _ints(ids, slots)
+    return integers(ids, slots), integers(ids, num_experts + 1), integers(ids, slots)
 
 
 torch.library.register_vmap("thrifty::bucket_sort", sliced(ops.bucket_sort))
@@ -50,10 +42,10 @@ def _(  # type: ignore[no-untyped-def]
     torch._check(logits.dim() == 2, lambda: "moe_route: logits: expected (T, E)")
     tokens, experts = logits.shape[0], logits.shape[1] if stats else 0
     return (
-        _sums(logits, tokens, top_k),
-        _ints(logits, tokens, top_k),
-        _sums(logits, experts),
-        _ints(logits, experts),
+        sums(logits, tokens, top_k),
+        integers(logits, tokens, top_k),
+        sums(logits, experts),
+        integers(logits, experts),
     )
 
 
@@ -106,7 +98,7 @@ def _group_of_rows(offs: Tensor, rows: int) -> Tensor:
 
 
 def _segment_sums(rows: Tensor, group: Tensor, groups: int) -> Tensor:
-    wide = rows.to(_sums(rows).dtype)
+    wide = rows.to(sums(rows).dtype)
     return wide.new_zeros(groups + 1, rows.shape[1]).index_add(0, group, wide)[:groups]
 
 
@@ -125,14 +117,14 @@ def _backward_grouped(ctx: Any, grad: Tensor) -> tuple:
     group = _group_of_rows(offs, grad.shape[0])
     if row_scale is not None and needs[5]:
         plain = grouped_mm(a, b, offs, a_idx, bias, None, None, False)
-        dscale = (grad_in * plain).sum(-1, dtype=_sums(a).dtype).to(row_scale.dtype)
+        dscale = (grad_in * plain).sum(-1, dtype=sums(a).dtype).to(row_scale.dtype)
     scaled = grad_in
     if row_scale is not None:
         scaled = (grad_in * row_scale.unsqueeze(-1)).to(a.dtype)
     if needs[0]:
         da = grouped_mm(scaled, b.mT, offs, None, None, None, None, False)
         if a_idx is not None:
-            rows = da.to(_sums(da).dtype)
+            rows = da.to(sums(da).dtype)
             da = rows.new_zeros(a.shape).index_add(0, a_idx, rows).to(a.dtype)
     if needs[1]:
         rows = a if a_idx is None else a.index_select(0, a_idx)
@@ -238,7 +230,7 @@ def _setup_rows(ctx: Any, inputs: tuple, output: Tensor) -> None:
 
 def _row_products(a: Tensor, b: Tensor, weights: Tensor) -> Tensor:
     """<a, b> of each row: the gradient of its weight."""
-    wide = _sums(a).dtype
+    wide = sums(a).dtype
     return (a.to(wide).contiguous() * b.to(wide)).sum(-1).to(weights.dtype)
 
 
