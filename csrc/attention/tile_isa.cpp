@@ -16,13 +16,6 @@ using attention::TileKernels;
 
 // T: sums, S: storage, O: operand (BFloat16 where AMX multiplies, otherwise T)
 
-template <class T, class Body>
-THRIFTY_INLINE void for_vectors(int64_t n, const Body& body) {
-  int64_t i = 0;
-  for (; i + kLanes<T> <= n; i += kLanes<T>) body(i, kLanes<T>);  // a constant: no test for the end
-  if (i < n) body(i, n - i);
-}
-
 template <class T>
 THRIFTY_INLINE T sum_of(Vec<T> v) {
   T sum = v[0];

@@ -187,5 +187,13 @@ THRIFTY_INLINE void store_part(Storage* p, Vec<Acc> v, int64_t n) {
   std::memcpy(p, part, size_t(n) * sizeof(Storage));
 }
 
+// Calls body(i, left) for the vectors of [0, n); `left` lanes of a vector at i are there.
+template <class T, class Body>
+THRIFTY_INLINE void for_vectors(int64_t n, const Body& body) {
+  int64_t i = 0;
+  for (; i + kLanes<T> <= n; i += kLanes<T>) body(i, kLanes<T>);  // a constant: no test for the end
+  if (i < n) body(i, n - i);
+}
+
 }  // namespace
 }  // namespace thrifty::THRIFTY_ISA

@@ -106,13 +106,6 @@ THRIFTY_INLINE void with_activation(Activation activation, const Body& body) {
 // T: accumulator, S: storage, O: operand. Loops step by one vector; scratch rows are padded, so
 // only storage needs care at the end of a row.
 
-template <class T, class Body>
-THRIFTY_INLINE void for_vectors(int64_t n, const Body& body) {
-  int64_t i = 0;
-  for (; i + kLanes<T> <= n; i += kLanes<T>) body(i, kLanes<T>);  // a constant: no test for the end
-  if (i < n) body(i, n - i);
-}
-
 template <class T>
 THRIFTY_INLINE void accumulate(T* sum, int64_t i, int64_t left, Vec<T> v) {
   if (sum != nullptr) store_part<T>(sum + i, load_part<T>(sum + i, left) + v, left);
