@@ -2,9 +2,11 @@
 #
 #   PYTHON=python3.12     the interpreter of the virtual environment
 #   THRIFTY_CUDA=OFF      leave the CUDA kernels out (ON: stop when nvcc is missing)
+#   FULL=1                as CI: CUDA kernels for every architecture, and their race checker
 #   TORCH_INDEX=<url>     a package index for torch, such as PyTorch's with CPU-only builds
 #   BENCH=...  PYTEST=... arguments of `python -m bench` and of pytest
 PYTHON ?= python3
+FULL   ?= $(CI)
 VENV   ?= .venv
 BENCH  ?= --quick
 PYTEST ?= -q -m 'not slow' -n auto --maxprocesses=4
@@ -24,12 +26,15 @@ NO_PYTHON := $(PYTHON) is older than 3.10 or lacks its headers or venv \
              (Debian: apt-get install python3-dev python3-venv).
 PYTHON_OK := import ensurepip, os, sys, sysconfig; assert sys.version_info >= (3, 10); \
              assert os.path.exists(sysconfig.get_path("include") + "/Python.h")
-BUILT     := $(VENV)/.built-cuda-$(or $(THRIFTY_CUDA),AUTO)
+BUILT     := $(VENV)/.built-cuda-$(or $(THRIFTY_CUDA),AUTO)$(if $(FULL),-full)
+# Without a GPU the kernels are compiled for one architecture, to see that they compile.
+ARCHS     := $(if $(FULL)$(shell command -v nvidia-smi),80-real;90a-real,90a-real)
 
-.PHONY: help build test bench lint docs wheel wheel-check cuda-toolchain gpu-build gpu clean
+.PHONY: help build test bench sanitize lint docs wheel wheel-check cuda-toolchain gpu-build gpu clean
 help:
 	@echo "make test            build, run the C++ tests and the Python tests"
 	@echo "make bench           build, run the benchmarks (BENCH='ensemble --full' for more)"
+	@echo "make sanitize        the core's C++ tests under AddressSanitizer and UBSan"
 	@echo "make lint            ruff, clang-format, mypy"
 	@echo "make docs            the documentation as a site, in build/site"
 	@echo "make wheel           a wheel in dist/ (VARIANT=cpu, cu130, ...: default by the nvcc found)"
@@ -84,7 +89,9 @@ endif
 $(BUILT): $(VENV)/.requirements $(CUTLASS) $(SOURCES) CMakeLists.txt pyproject.toml
 	@echo "thrifty: building, some minutes the first time"
 	$(RUN) $(PIP) --no-build-isolation --no-deps -C cmake.define.THRIFTY_TESTS=ON \
-	  $(if $(CI),-C cmake.define.THRIFTY_WERROR=ON) -e .
+	  -C cmake.define.THRIFTY_TEST_RACES=$(if $(FULL),ON,OFF) \
+	  -C cmake.define.THRIFTY_WERROR=$(if $(CI),ON,OFF) \
+	  -C "cmake.define.THRIFTY_CUDA_ARCHS=$(ARCHS)" -e .
 	@rm -f $(VENV)/.built-cuda-*
 	@touch $@
 
@@ -98,6 +105,14 @@ test: build $(VENV)/.no-deps
 
 bench: build $(VENV)/.no-deps
 	$(BIN)/python -m bench $(BENCH)
+
+# The C++ tests of the core once more, with the instruction sets that this machine lacks as twins.
+sanitize: $(VENV)/.requirements
+	$(RUN) cmake -S . -B build/sanitize -G Ninja -Wno-dev -DPython_EXECUTABLE=$(abspath $(BIN)/python) \
+	  -DTHRIFTY_TESTS=ON -DTHRIFTY_SANITIZE=ON -DTHRIFTY_CUDA=OFF -DCMAKE_CXX_FLAGS_RELEASE=-O1 \
+	  -DCMAKE_PREFIX_PATH=$$($(BIN)/python -m pybind11 --cmakedir)
+	$(RUN) cmake --build build/sanitize --target core_tests
+	$(RUN) ctest --test-dir build/sanitize/tests/core --output-on-failure -j2
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
