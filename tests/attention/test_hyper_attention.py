@@ -1,5 +1,7 @@
 """hyper_attention: the contract of all ops, arguments that do not fit, lengths, NaN, seeds."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -87,6 +89,8 @@ WRONG: dict[str, list[Call]] = {
     "leaf": [{"leaf": 0}],
     "planes": [{"planes": 0}, {"planes": 17}],
     "min_len": [{"min_len": -1}],
+    "scale": [{"scale": math.nan}, {"scale": math.inf}],
+    "seed": [{"seed": torch.tensor([1, 2, 3])}, {"seed": torch.tensor([1.0, 2.0])}],
     "cu_seqlens": [
         {"cu_seqlens": torch.tensor([0, 50, 40, 90])},
         {"cu_seqlens": torch.tensor([0, 50])},
