@@ -21,5 +21,5 @@ weight = np.exp(q @ k.swapaxes(-1, -2) / 4)
 exact = weight @ v / weight.sum(-1, keepdims=True)
 np.testing.assert_allclose(thrifty.numpy.hyper_attention(q, k, v), exact, rtol=1e-10)
 near = thrifty.numpy.hyper_attention(q, k, v, mode="paper", min_len=0, window=100)
-assert np.isfinite(near).all() and abs(near - exact).max() < 2
+assert abs(near - exact).max() < 2  # NaN is not
 print(f"thrifty.numpy without torch: agrees with NumPy, {out.shape}")
