@@ -103,8 +103,10 @@ def hyper_attention(
                  leaf=leaf, planes=planes)  # fmt: skip
     expect(min_len is None or min_len >= 0, op, "min_len", "None or at least 0", min_len)
     shortest = CPU_MIN_LEN.get(q.dtype.itemsize, 0) if min_len is None else min_len
-    recipe: dict[str, Any] = {"mode": mode, "num_buckets": num_buckets, "window": window, "residual": residual,
-              "keep": keep, "leaf": leaf}  # fmt: skip
+    recipe: dict[str, Any] = {
+        "mode": mode, "num_buckets": num_buckets, "window": window, "residual": residual,
+        "keep": keep, "leaf": leaf,
+    }  # fmt: skip
     pair = np.asarray((seed, 0) if isinstance(seed, int) else seed, np.int64)
     scale = max(q.shape[3], 1) ** -0.5 if scale is None else scale
 
