@@ -14,6 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from bench import moe_grouped
 from bench.bars import Bar
 from bench.harness import DTYPES, Case, Impl
 from bench.peers import require, transformers_experts
@@ -216,7 +217,7 @@ def moe_mlp_train(tokens: int, dtype: str, tier: int) -> Case:
 
 def cases(device: torch.device) -> list[Case]:
     if device.type != "cpu":
-        return []
+        return moe_grouped.cases()
     listed = []
     for dtype in ("fp32", "bf16"):
         listed += [moe_mlp(t, dtype, 0 if t == 1 else 1) for t in (1, 16, 512, 4096)]
