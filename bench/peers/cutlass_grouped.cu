@@ -10,7 +10,8 @@
 #include <cutlass/gemm/group_array_problem_shape.hpp>
 #include <cutlass/gemm/kernel/gemm_universal.hpp>
 
-namespace {
+// Named: nvcc confuses an unnamed one with CuTe's own.
+namespace peer {
 
 using namespace cute;
 using T = cutlass::bfloat16_t;
@@ -98,7 +99,9 @@ typename Gemm::Arguments arguments(const Groups& groups, int count, int processo
   return args;
 }
 
-}  // namespace
+}  // namespace peer
+
+using namespace peer;
 
 extern "C" {
 
