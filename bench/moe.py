@@ -14,6 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from bench import moe_grouped
 from bench.bars import Bar
 from bench.harness import DTYPES, Case, Impl
 from bench.peers import require, transformers_experts
@@ -29,6 +30,7 @@ class Layer:
     w2: Tensor
     routings: list[tuple[Tensor, Tensor]]  # ids, weights
     grad: Tensor
+    balanced: list[tuple[Tensor, Tensor]]  # the same, beside a skewed routing
 
     def double(self) -> "Layer":
         first = [(ids, weights.double()) for ids, weights in self.routings[:1]]
@@ -41,17 +43,18 @@ def layer_setup(tokens: int, dtype: str, skew: bool) -> Callable[[torch.device],
         def normal(*shape: int) -> Tensor:
             return torch.randn(shape, device=device).to(DTYPES[dtype])
 
-        routings = []
+        balanced = []
         for _ in range(ROUTINGS):
             ids = torch.rand(tokens, EXPERTS, device=device).argsort(-1)[:, :TOP_K].contiguous()
-            weights = torch.rand(tokens, TOP_K, device=device)
-            routings.append((torch.zeros_like(ids) if skew else ids, weights))
+            balanced.append((ids, torch.rand(tokens, TOP_K, device=device)))
+        one = [(torch.zeros_like(ids), weights) for ids, weights in balanced]
         return Layer(
             normal(tokens, HIDDEN),
             normal(EXPERTS, 2 * INNER, HIDDEN) / HIDDEN**0.5,
             normal(EXPERTS, HIDDEN, INNER) / INNER**0.5,
-            routings,
+            one if skew else balanced,
             normal(tokens, HIDDEN),
+            balanced,
         )
 
     return setup
@@ -70,6 +73,34 @@ def run_all(op: Callable[..., Tensor], layer: Layer) -> Impl:
             return op(layer.x, *layer.routings[0])
 
     return Impl(call, check=first)
+
+
+def balanced(layer: Layer) -> Impl:
+    """What the same layer takes with all experts at work: no peer of the skewed case."""
+    impl = run_all(
+        thrifty_op("thrifty", layer.w1, layer.w2), replace(layer, routings=layer.balanced)
+    )
+    return replace(impl, compared=False)
+
+
+def kept_bytes(layer: Layer) -> dict[str, float]:
+    """What thrifty keeps for backward beside the arguments, and x, of which a caller keeps nothing
+    else."""
+    ids, weights = layer.routings[0]
+    leaves = [t.detach().requires_grad_() for t in (layer.x, layer.w1, layer.w2, weights)]
+    x, w1, w2, weights = leaves
+    own = {t.untyped_storage().data_ptr() for t in (w1, w2, ids, weights)}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        require("thrifty").moe_mlp(x, w1, w2, ids, weights)
+    return {"kept_bytes": float(sum(kept.values()))}
 
 
 def train(make: Callable[[Tensor, Tensor], Callable[..., Tensor]], layer: Layer) -> Impl:
@@ -134,6 +165,8 @@ def moe_mlp(tokens: int, dtype: str, tier: int, skew: bool = False) -> Case:
         "gemm": gemm_floor,
         "read": read_floor,
     }
+    if skew:
+        impls["balanced"] = balanced
     if tokens <= 16:  # it copies the weights of every choice
         impls["batched_mm"] = lambda s: run_all(peer("batched_mm")(s.w1, s.w2), s)
 
@@ -167,7 +200,9 @@ def moe_mlp_train(tokens: int, dtype: str, tier: int) -> Case:
         dtype=dtype,
         setup=layer_setup(tokens, dtype, skew=False),
         impls={
-            "thrifty": lambda s: train(lambda a, b: thrifty_op("thrifty", a, b), s),
+            "thrifty": lambda s: replace(
+                train(lambda a, b: thrifty_op("thrifty", a, b), s), figures=lambda: kept_bytes(s)
+            ),
             "eager": lambda s: train(peer("eager"), s),
             "grouped_mm": lambda s: train(peer("grouped_mm"), s),
         },
@@ -182,7 +217,7 @@ def moe_mlp_train(tokens: int, dtype: str, tier: int) -> Case:
 
 def cases(device: torch.device) -> list[Case]:
     if device.type != "cpu":
-        return []
+        return moe_grouped.cases()
     listed = []
     for dtype in ("fp32", "bf16"):
         listed += [moe_mlp(t, dtype, 0 if t == 1 else 1) for t in (1, 16, 512, 4096)]
@@ -209,4 +244,8 @@ BARS = (
     *(Bar(f"{dtype} T=512 forward and backward, best backend over thrifty",
           f"moe_mlp_train/T=512/{dtype}", USUAL[:2], "thrifty", at_least=least)
       for dtype, least in (("bf16", 2.0), ("fp32", 1.5))),
+    *(Bar(f"{dtype} T=4096, all tokens to one expert over balanced", f"moe_mlp_skew/T=4096/{dtype}",
+          "thrifty", "balanced", at_most=1.2) for dtype in ("bf16", "fp32")),
+    Bar("bf16 T=512, bytes kept for backward", "moe_mlp_train/T=512/bf16", "thrifty",
+        at_most=2 * 512 * HIDDEN + 4 * 512 * TOP_K * INNER, value="kept_bytes"),
 )  # fmt: skip

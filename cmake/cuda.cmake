@@ -98,15 +98,24 @@ thrifty_say("CUDA kernels by nvcc ${nvcc_version} for ${THRIFTY_CUDA_ARCHS}.")
 # .ci/cuda_resources.py and prints only warnings. A launcher of the user's (ccache) runs below it.
 set(CMAKE_CUDA_COMPILER_LAUNCHER
   ${Python_EXECUTABLE} ${CMAKE_SOURCE_DIR}/cmake/nvcc_report.py ${CMAKE_CUDA_COMPILER_LAUNCHER})
-add_library(thrifty_cuda STATIC ${kernels})
-target_link_libraries(thrifty_cuda PRIVATE thrifty_base)
-target_include_directories(thrifty_cuda SYSTEM PRIVATE ${THRIFTY_CUTLASS_INCLUDE})
-target_compile_options(thrifty_cuda PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:
-  -O3 -DNDEBUG --expt-relaxed-constexpr -lineinfo --threads=2
-  -Xcompiler=-Wall -Xptxas=-v,-warn-spills>)
-if(THRIFTY_WERROR)
-  target_compile_options(thrifty_cuda PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-Werror=all-warnings>)
-endif()
+#
+# *_sm90.cu hold what runs on Hopper alone, wgmma and TMA; the launches choose at run time.
+set(hopper ${kernels})
+list(FILTER hopper INCLUDE REGEX "_sm90\\.cu$")
+list(FILTER kernels EXCLUDE REGEX "_sm90\\.cu$")
+add_library(thrifty_cuda_sm90 OBJECT ${hopper})
+set_target_properties(thrifty_cuda_sm90 PROPERTIES CUDA_ARCHITECTURES 90a-real)
+add_library(thrifty_cuda STATIC ${kernels} $<TARGET_OBJECTS:thrifty_cuda_sm90>)
+foreach(target thrifty_cuda thrifty_cuda_sm90)
+  target_link_libraries(${target} PRIVATE thrifty_base)
+  target_include_directories(${target} SYSTEM PRIVATE ${THRIFTY_CUTLASS_INCLUDE})
+  target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:
+    -O3 -DNDEBUG --expt-relaxed-constexpr -lineinfo --threads=2
+    -Xcompiler=-Wall -Xptxas=-v,-warn-spills>)
+  if(THRIFTY_WERROR)
+    target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-Werror=all-warnings>)
+  endif()
+endforeach()
 
 # --- torch edge ---------------------------------------------------------------------------------
 add_library(stub_torch_cuda SHARED EXCLUDE_FROM_ALL csrc/torch/libtorch_cuda_stub.cpp)

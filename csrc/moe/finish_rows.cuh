@@ -1,7 +1,8 @@
 // What follows a grouped product: a warp walks along a row of the block's sums, two columns a lane.
 #pragma once
 
-#include "core/block_tile.cuh"
+#include "core/cuda/index.cuh"
+#include "core/cuda/memory.cuh"
 #include "moe/grouped_args.h"
 
 namespace thrifty::moe::cuda {
@@ -34,29 +35,29 @@ THRIFTY_DEVICE Two<Sum<T>> load_two(const void* from, int64_t at, int left, bool
   return {to_float(in[0]), left >= 2 ? to_float(in[1]) : 0};
 }
 
-template <class P>
+// kN columns of sums, [rows][kStride] in shared memory: number tile_n of those side by side.
+template <class T, int kN, int kStride>
 struct RowFinisher {
-  using T = typename P::T;
-  using A = typename P::A;
-  static constexpr int kWarps = P::kThreads / kWarpSize;
+  using A = Sum<T>;
   const RowFinish& finish;
-  const BlockTile<P>& tile;
+  const A* const data;
   const GroupTile& rows;
   const int tile_n, all_rows;
   const PhiOf<A> phi;
 
-  THRIFTY_DEVICE RowFinisher(const RowFinish& finish, const BlockTile<P>& tile,
-                             const GroupTile& rows, int tile_n, int all_rows)
+  THRIFTY_DEVICE RowFinisher(const RowFinish& finish, const A* data, const GroupTile& rows,
+                             int tile_n, int all_rows)
       : finish(finish),
-        tile(tile),
+        data(data),
         rows(rows),
         tile_n(tile_n),
         all_rows(all_rows),
         phi(finish.phi) {}
 
-  THRIFTY_DEVICE void run() const {
+  // A warp's rows: first, first + step, ... below `count` and the group's end.
+  THRIFTY_DEVICE void run(int first, int step, int count) const {
 #pragma unroll 1
-    for (int row = warp_index(); row < P::kM && rows.m + row < rows.end; row += kWarps) {
+    for (int row = first; row < count && rows.m + row < rows.end; row += step) {
       switch (finish.kind) {
         case Finish::kStore: store(row); break;
         case Finish::kUp: up(row); break;
@@ -67,7 +68,7 @@ struct RowFinisher {
 
  private:
   THRIFTY_DEVICE Two<A> sums(int row, int column) const {
-    const auto pair = load_vec<2>(tile.data + row * BlockTile<P>::kStride + column);
+    const auto pair = load_vec<2>(data + row * kStride + column);
     return Two<A>{pair[0], pair[1]};
   }
   THRIFTY_DEVICE A scale(int r) const {
@@ -82,8 +83,8 @@ struct RowFinisher {
   THRIFTY_DEVICE void store(int row) const {
     const int r = rows.m + row;
     const A by = scale(r);
-    for (int column = 2 * lane_index(); column < P::kN; column += 2 * kWarpSize) {
-      const int n = tile_n * P::kN + column, left = finish.columns - n;
+    for (int column = 2 * lane_index(); column < kN; column += 2 * kWarpSize) {
+      const int n = tile_n * kN + column, left = finish.columns - n;
       if (left <= 0) break;
       Two<A> value = sums(row, column);
       value.x = by * (value.x + bias(n));
@@ -141,7 +142,7 @@ struct RowFinisher {
 
   THRIFTY_DEVICE void up(int row) const {
     const bool gated = phi.gated;
-    const int neurons = gated ? P::kN / 2 : P::kN, r = rows.m + row;
+    const int neurons = gated ? kN / 2 : kN, r = rows.m + row;
     for (int c = 2 * lane_index(); c < neurons; c += 2 * kWarpSize) {
       const int i = tile_n * neurons + c, left = finish.columns - i;
       if (left <= 0) break;
@@ -174,30 +175,38 @@ struct RowFinisher {
     if (left >= 2) two.u.y += bias((i + 1) * step + up);
   }
 
+  // kDotColumns at a time, one step of all lanes, have their own sum: whatever a tile's columns
+  // are.
   THRIFTY_DEVICE void up_grad(int row) const {
+    static_assert(kDotColumns == 2 * kWarpSize);
     const int r = rows.m + row;
     const A s = scale(r);
-    A dot = 0;
-    for (int c = 2 * lane_index(); c < P::kN; c += 2 * kWarpSize) {
-      const int i = tile_n * P::kN + c, left = finish.columns - i;
-      if (left <= 0) break;
-      const Two<A> da = sums(row, c);
-      const Neurons z = load_z(r, i, left);
-      const PhiSlopes<A> low = phi.slopes(z.g.x, z.u.x), high = phi.slopes(z.g.y, z.u.y);
-      dot += da.x * low.value + (left >= 2 ? da.y * high.value : 0);
-      if (finish.dz != nullptr) {
-        const A x = s * da.x, y = s * da.y;
-        const Neurons dz{{x * low.gate, y * high.gate}, {x * low.up, y * high.up}};
-        store_z(finish.dz, r, i, left, dz);
-      }
-      if (finish.a != nullptr) {
-        store_two<T>(finish.a, int64_t(r) * finish.columns + i, left, finish.pairs, s * low.value,
-                     s * high.value);
+    for (int first = tile_n * kN; first < (tile_n + 1) * kN && first < finish.columns;
+         first += kDotColumns) {
+      A dot = 0;
+      const int i = first + 2 * lane_index(), left = finish.columns - i;
+      if (left > 0) dot = up_grad_of(row, r, i, left, s);
+      if (finish.ds == nullptr) continue;  // all lanes
+      dot = warp_sum(dot);
+      if (lane_index() == 0) {
+        static_cast<A*>(finish.ds)[int64_t(first / kDotColumns) * all_rows + r] = dot;
       }
     }
-    if (finish.ds == nullptr) return;  // all lanes
-    dot = warp_sum(dot);
-    if (lane_index() == 0) static_cast<A*>(finish.ds)[int64_t(tile_n) * all_rows + r] = dot;
+  }
+  THRIFTY_DEVICE A up_grad_of(int row, int r, int i, int left, A s) const {
+    const Two<A> da = sums(row, i - tile_n * kN);
+    const Neurons z = load_z(r, i, left);
+    const PhiSlopes<A> low = phi.slopes(z.g.x, z.u.x), high = phi.slopes(z.g.y, z.u.y);
+    if (finish.dz != nullptr) {
+      const A x = s * da.x, y = s * da.y;
+      const Neurons dz{{x * low.gate, y * high.gate}, {x * low.up, y * high.up}};
+      store_z(finish.dz, r, i, left, dz);
+    }
+    if (finish.a != nullptr) {
+      store_two<T>(finish.a, int64_t(r) * finish.columns + i, left, finish.pairs, s * low.value,
+                   s * high.value);
+    }
+    return da.x * low.value + (left >= 2 ? da.y * high.value : 0);
   }
 };
 

@@ -55,7 +55,7 @@ enum class Finish { kStore, kUp, kUpGrad };
 //   kStore   out[r] = scale_r (sum + bias_e) + added[r]
 //   kUp      z[r] = sum + bias_e     a[r] = phi(z[r])
 //   kUpGrad  sum = dA'_r:  dz[r] = s_r dA'_r phi'(z[r])    a[r] = s_r phi(z[r])
-//            ds[tile][r] = <dA'_r, phi(z[r])> over the columns of a tile
+//            ds[c][r] = <dA'_r, phi(z[r])> over columns kDotColumns c to kDotColumns (c + 1)
 struct RowFinish {
   Finish kind = Finish::kStore;
   int columns = 0;    // of out; neurons
@@ -72,8 +72,9 @@ struct RowFinish {
   bool interleaved = false;
   void* z = nullptr;                 // [S, up rows], read by kUpGrad
   void *a = nullptr, *dz = nullptr;  // [S, I], [S, up rows]; null: not wanted
-  void* ds = nullptr;                // [tiles, S] sums, or null
+  void* ds = nullptr;                // [ceil(columns / kDotColumns), S] sums, or null
 };
+constexpr int kDotColumns = 64;
 
 struct RowsArgs {
   RowSource a;
@@ -108,8 +109,5 @@ cudaError_t launch_depth_bf16(const DepthArgs& args, cudaStream_t stream);
 cudaError_t launch_depth_fp16(const DepthArgs& args, cudaStream_t stream);
 cudaError_t launch_depth_float(const DepthArgs& args, cudaStream_t stream);
 cudaError_t launch_depth_double(const DepthArgs& args, cudaStream_t stream);
-
-// Columns of a tile, gates and ups together: tiles of RowFinish::ds.
-constexpr int tile_columns(Dtype dtype) { return is_half(dtype) ? 128 : 64; }
 
 }  // namespace thrifty::moe::cuda

@@ -5,8 +5,9 @@
 #include <algorithm>
 #include <string>
 
+#include "core/cuda/device.h"
 #include "core/error.h"
-#include "moe/grouped_args.h"
+#include "moe/grouped_sm90.h"
 #include "moe/product.h"
 
 namespace thrifty::moe::cuda {
@@ -55,17 +56,27 @@ inline TileRows tile_rows(int64_t rows, int64_t groups) {
   return average <= 16 ? TileRows::k16 : average <= 64 ? TileRows::k64 : TileRows::k128;
 }
 
-inline cudaError_t launch_rows(Dtype dtype, const RowsArgs& args, TileRows tile,
-                               cudaStream_t stream) {
+// On Hopper its own kernels; cudaErrorNotSupported: not there, or not with these arguments.
+inline cudaError_t launch_rows_hopper(Dtype dtype, const RowsArgs& args, TileRows tile,
+                                      cudaStream_t stream) {
+  if (!is_half(dtype) || !fits_sm90(args)) return cudaErrorNotSupported;
+  DeviceInfo device;
+  if (const cudaError_t error = device_info(&device); error != cudaSuccess) return error;
+  if (device.major != 9) return cudaErrorNotSupported;
+  const auto start = dtype == Dtype::kBFloat16 ? launch_rows_sm90_bf16 : launch_rows_sm90_fp16;
+  return start(args, tile, device.processors, stream);
+}
+
+inline cudaError_t launch_rows(Dtype dtype, const RowsArgs& args, cudaStream_t stream) {
+  const TileRows tile = tile_rows(args.groups.rows, args.groups.count);
+  const cudaError_t hopper = launch_rows_hopper(dtype, args, tile, stream);
+  if (hopper != cudaErrorNotSupported) return hopper;
   switch (dtype) {
     case Dtype::kBFloat16: return launch_rows_bf16(args, tile, stream);
     case Dtype::kFloat16: return launch_rows_fp16(args, tile, stream);
     case Dtype::kFloat32: return launch_rows_float(args, stream);
     default: return launch_rows_double(args, stream);
   }
-}
-inline cudaError_t launch_rows(Dtype dtype, const RowsArgs& args, cudaStream_t stream) {
-  return launch_rows(dtype, args, tile_rows(args.groups.rows, args.groups.count), stream);
 }
 
 inline cudaError_t launch_depth(Dtype dtype, const DepthArgs& args, cudaStream_t stream) {

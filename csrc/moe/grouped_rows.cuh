@@ -7,6 +7,7 @@
 // activation needs neither a pass of its own nor other weights.
 #pragma once
 
+#include "core/block_tile.cuh"
 #include "core/cuda/launch.h"
 #include "moe/finish_rows.cuh"
 
@@ -78,7 +79,9 @@ __global__ void __launch_bounds__(P::kThreads, P::kBlocksPerSm)
   typename P::Sums sums;
   P::template run<false>(product, place, shared, sums, [](int) {});
   const BlockTile<P> tile(shared, sums);
-  RowFinisher<P>(args.finish, tile, rows, tile_n, args.groups.rows).run();
+  RowFinisher<typename P::T, P::kN, BlockTile<P>::kStride>(args.finish, tile.data, rows, tile_n,
+                                                           args.groups.rows)
+      .run(warp_index(), P::kThreads / kWarpSize, P::kM);
 }
 
 template <class P, bool kDepthLines>

@@ -102,7 +102,7 @@ class Layer {
     return grads_.x != nullptr || grads_.w1 != nullptr || grads_.b1 != nullptr ||
            grads_.w2 != nullptr || grads_.weights != nullptr;
   }
-  int64_t ds_tiles() const { return ceil_div(mlp_.inner, tile_columns(mlp_.dtype)); }
+  int64_t ds_tiles() const { return ceil_div(mlp_.inner, kDotColumns); }
   Numbers scale() const { return {mlp_.weights.data, mlp_.weights.dtype}; }
 
   void permute() {

@@ -22,9 +22,13 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-SANITIZED = tuple(f"tests/ensemble/test_{op}_linear.py" for op in ("batch_ensemble", "ensemble"))
+SANITIZED = (
+    *(f"tests/ensemble/test_{op}_linear.py" for op in ("batch_ensemble", "ensemble")),
+    *(f"tests/moe/test_{name}.py" for name in ("moe_mlp", "routing", "token_rows")),
+)
 SANITIZED_TESTS = "gpu and not compile and not slow"
-SANITIZED_NAMES = "several and blocks"  # shapes with more than one tile in each direction
+# Shapes with more than one tile in each direction.
+SANITIZED_NAMES = "several and (blocks or tiles or threads)"
 SECONDS = {"instructions": 60, "tests": 200, "sanitizer": 150, "bench": 120}
 
 

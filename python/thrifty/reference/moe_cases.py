@@ -253,6 +253,7 @@ MLPS = {
     "no tokens": lambda m: mlp(m, 0),
     "several tiles": lambda m: mlp(m, 70, 64, 100, 3, 2),
     "several tiles, transposed": lambda m: mlp(m, 70, 33, 65, 3, 2, transposed=True),
+    "several tiles of 128 rows": lambda m: mlp(m, 140, 64, 136, 2, 2),
     "several chunks": lambda m: skewed(m, 600, hidden=33, inner=31),
     "float32 weights and biases": lambda m: (
         mlp(m)

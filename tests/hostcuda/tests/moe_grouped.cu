@@ -2,6 +2,7 @@
 // tails, gathered rows, bias, scale, what is added, alignments; and offsets and indices that lie.
 #include "core/parallel.h"
 #include "device_array.h"
+#include "hopper.h"
 #include "moe/grouped_launch.h"
 #include "moe/grouped_mm_cuda.h"
 
@@ -172,6 +173,52 @@ TEST(grouped_schedules) {
   for_few_schedules([&] { return check_depth({.ends = {5, 5, 60}, .rows = 61}, 24); });
 }
 
+// Few, some and many rows a group: 16, 64 and 128 tokens a tile.
+constexpr int64_t kFull = 64;  // depths of a stage
+const Case kHopper[] = {{.k = 72, .n = 150},
+                        {.ends = {30, 95}, .rows = 96, .k = 136, .n = 130},
+                        {.ends = {140, 150, 150}, .rows = 153, .k = 72, .n = 268},
+                        {.ends = {140, 150}, .rows = 150, .k = 72, .n = 264, .depth_lines = false}};
+
+Case with_all(Case c) {
+  c.gathered = c.bias = c.scale = c.added = true;
+  return c;
+}
+
+TEST(grouped_hopper) {
+  const Hopper hopper;
+  for (Case c : kHopper) {
+    check(c);
+    c.dtype = Dtype::kFloat16, c.wide_out = true;
+    check(with_all(c));
+  }
+  for (const int64_t k : {int64_t(8), kFull, 12 * kFull + 8}) check({.k = k, .n = 40});
+  check({.ends = {130}, .rows = 130, .k = 6 * kFull, .n = 8});
+  check({.ends = {0, 0, 0}, .k = 8});
+  check({.ends = {16, 32, 33}, .rows = 33, .k = 8});
+  std::vector<int64_t> many(70, 0);
+  for (size_t g = 0; g < many.size(); ++g) many[g] = int64_t(g) / 3;
+  check({.ends = many, .rows = 25, .k = 16, .n = 300});
+}
+
+TEST(grouped_hopper_schedules) {
+  const Hopper hopper;
+  for (const Case& c : kHopper) for_few_schedules([&] { return check(with_all(c)); });
+}
+
+#if defined(THRIFTY_HOST_CUDA)
+TEST(grouped_hopper_is_chosen) {
+  const Hopper hopper;
+  const auto chosen = [](const Case& c) { return runs_on_hopper([&] { check(c); }); };
+  for (const Case& c : kHopper) expect(chosen(c), text(c) + ": not Hopper's kernel");
+  for (const Case& c : {Case{.k = 20}, Case{.skew = 4}, Case{.pad = 4}, Case{.depth_lines = false},
+                        Case{.dtype = Dtype::kFloat32}}) {
+    expect(!chosen(c), text(c) + ": Hopper's kernel");
+    check(c);
+  }
+}
+#endif
+
 // Offsets that fall, leave [0, S] or are not there yet, and rows that a does not have: numbers may
 // be wrong, accesses may not. The race checker would tell of rows that two groups claim.
 #if defined(THRIFTY_HOSTCUDA_ASAN)
@@ -182,6 +229,8 @@ TEST(grouped_lies) {
     Rows rows(c);
     rows.a_idx = DeviceArray(Dtype::kInt64, {c.rows}, Values(size_t(c.rows), 1e12));
     Buffer<bf16> out(size_t(c.rows * c.n));
+    expect_ok(cuda::grouped_mm(rows.product(c, false), out.data(), nullptr).error);
+    const Hopper hopper;
     expect_ok(cuda::grouped_mm(rows.product(c, false), out.data(), nullptr).error);
   }
 }

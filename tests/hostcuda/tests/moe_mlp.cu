@@ -2,6 +2,7 @@
 // layouts, biases, maps, ids of no expert, tokens and experts that are few, many or none.
 #include "core/parallel.h"
 #include "device_array.h"
+#include "hopper.h"
 #include "moe/mlp_cuda.h"
 
 namespace thrifty::moe::cuda::testing {
@@ -166,6 +167,22 @@ TEST(moe_mlp_sizes) {
   check({.tokens = 40, .only = 2});                                 // a tile of 64 rows
   check({.tokens = 7, .experts = 2, .hidden = 130, .inner = 150});  // tiles side by side
   check({.dtype = Dtype::kFloat32, .tokens = 70, .top_k = 1, .inner = 70, .only = 0});
+}
+
+TEST(moe_mlp_hopper) {
+  const Hopper hopper;
+  check({.hidden = 72, .inner = 40, .bias = true});
+  check({.hidden = 72, .inner = 40, .activation = "swiglu_oai", .interleaved = true, .bias = true});
+  check({.dtype = Dtype::kFloat16, .hidden = 16, .inner = 72, .activation = "relu2", .map = true});
+  check({.tokens = 40, .hidden = 64, .inner = 136, .save_z = false, .only = 2});
+  check({.tokens = 90, .top_k = 2, .experts = 2, .hidden = 40, .inner = 72});
+  check({.tokens = 90,
+         .top_k = 2,
+         .experts = 2,
+         .hidden = 40,
+         .inner = 72,
+         .transposed = true,
+         .interleaved = true});
 }
 
 TEST(moe_mlp_schedules) {
