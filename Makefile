@@ -3,7 +3,7 @@
 #   PYTHON=python3.12     the interpreter of the virtual environment
 #   THRIFTY_CUDA=OFF      leave the CUDA kernels out (ON: stop when nvcc is missing)
 #   TORCH_INDEX=<url>     a package index for torch, such as PyTorch's with CPU-only builds
-#   BENCH=...  PYTEST=... arguments of `python -m bench` and of pytest
+#   BENCH=... PYTEST=... EXAMPLES=...   arguments of `python -m bench`, pytest, each example
 PYTHON ?= python3
 VENV   ?= .venv
 BENCH  ?= --quick
@@ -26,10 +26,14 @@ PYTHON_OK := import ensurepip, os, sys, sysconfig; assert sys.version_info >= (3
              assert os.path.exists(sysconfig.get_path("include") + "/Python.h")
 BUILT     := $(VENV)/.built-cuda-$(or $(THRIFTY_CUDA),AUTO)
 
-.PHONY: help build test bench lint docs wheel wheel-check cuda-toolchain gpu-build gpu clean
+.PHONY: help build test bench peers readme-table examples lint docs wheel wheel-check \
+        cuda-toolchain gpu-build gpu clean
 help:
 	@echo "make test            build, run the C++ tests and the Python tests"
 	@echo "make bench           build, run the benchmarks (BENCH='ensemble --full' for more)"
+	@echo "make peers           libraries to compare with, into $(VENV), for make bench"
+	@echo "make examples        the examples, a minute or so each (EXAMPLES= for all of their data)"
+	@echo "make readme-table    the figures of README and docs, from bench/results"
 	@echo "make lint            ruff, clang-format, mypy"
 	@echo "make docs            the documentation as a site, in build/site"
 	@echo "make wheel           a wheel in dist/ (VARIANT=cpu, cu130, ...: default by the nvcc found)"
@@ -39,20 +43,20 @@ help:
 	@echo "make gpu             tests, sanitizer and benches on this machine's GPU (GPU='--only tests')"
 	@echo "make clean           remove builds ($(VENV) stays)"
 
-$(VENV)/.requirements: requirements.txt
+$(VENV)/.requirements: requirements/test.txt
 	@test -n "$(CXX_FOUND)" || { echo "thrifty: $(NO_CXX)"; exit 1; }
 	@$(PYTHON) -c '$(PYTHON_OK)' 2>/dev/null || { echo "thrifty: $(NO_PYTHON)"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python cmake/torch_flavour.py requirements.txt $(TORCH_INDEX)
-	$(PIP) -r requirements.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+	@$(BIN)/python cmake/torch_flavour.py $< $(TORCH_INDEX)
+	$(PIP) -r $< $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 	@touch $@
 
-$(VENV)/.wheel: requirements-wheel.txt | $(VENV)/.requirements
+$(VENV)/.wheel: requirements/wheel.txt | $(VENV)/.requirements
 	$(PIP) -r $<
 	@touch $@
 
 # Away from the other packages: it reads the sources and imports nothing of them.
-build/docs-venv/.done: requirements-docs.txt
+build/docs-venv/.done: requirements/docs.txt
 	@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install -q --disable-pip-version-check -r $<
 	@touch $@
@@ -61,7 +65,7 @@ docs: build/docs-venv/.done
 	NO_MKDOCS_2_WARNING=1 build/docs-venv/bin/mkdocs build --strict --quiet
 	@echo "thrifty: build/site/index.html"
 
-$(VENV)/.lint: requirements-lint.txt | $(VENV)/.requirements
+$(VENV)/.lint: requirements/lint.txt | $(VENV)/.requirements
 	$(PIP) -r $<
 	@touch $@
 
@@ -70,9 +74,14 @@ $(VENV)/.cutlass: | $(VENV)/.requirements
 	$(PIP) --no-deps nvidia-cutlass==4.2.0.0
 	@touch $@
 
-$(VENV)/.no-deps: requirements-no-deps.txt | $(VENV)/.requirements
+$(VENV)/.no-deps: requirements/no-deps.txt | $(VENV)/.requirements
 	$(PIP) --no-deps -r $<
 	@touch $@
+
+# Libraries that the benchmarks compare with; one that cannot be had here is left out with a line.
+peers: $(VENV)/.no-deps
+	@grep -v '^#' requirements/peers.txt | while read -r package; do \
+	  $(PIP) --no-deps "$$package" || echo "thrifty: no $$package; its rows will be skipped"; done
 
 ifneq ($(THRIFTY_CUDA),OFF)
 ifneq ($(NVCC),)
@@ -96,8 +105,22 @@ test: build $(VENV)/.no-deps
 	$(RUN) ctest --test-dir $(BUILD_DIR) --output-on-failure -j2 --no-tests=ignore
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest $(PYTEST) tests
 
+# The later --json and --plot of BENCH count.
 bench: build $(VENV)/.no-deps
-	$(BIN)/python -m bench $(BENCH)
+	$(BIN)/python -m bench --json build/bench/run.json --plot build/bench $(BENCH)
+
+readme-table:
+	$(BIN)/python -m bench.tables
+
+# Every script takes --quick and --plot.
+EXAMPLES ?= --quick
+examples: build $(VENV)/.no-deps
+	@mkdir -p build/examples
+	@for script in $$(grep -l '^if __name__ ==' examples/*.py); do \
+	  name=$$(basename $$script .py); echo "=== $$script $(EXAMPLES)"; \
+	  $(BIN)/python $$script $(EXAMPLES) --plot build/examples/$$name.png || exit 1; \
+	  test -s build/examples/$$name.png || { echo "thrifty: $$script made no picture"; exit 1; }; \
+	done; ls -l build/examples/*.png
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
