@@ -24,6 +24,7 @@ NO_PYTHON := $(PYTHON) is older than 3.10 or lacks its headers or venv \
              (Debian: apt-get install python3-dev python3-venv).
 PYTHON_OK := import ensurepip, os, sys, sysconfig; assert sys.version_info >= (3, 10); \
              assert os.path.exists(sysconfig.get_path("include") + "/Python.h")
+TESTED    := -C cmake.define.THRIFTY_TESTS=ON $(if $(CI),-C cmake.define.THRIFTY_WERROR=ON)
 BUILT     := $(VENV)/.built-cuda-$(or $(THRIFTY_CUDA),AUTO)
 
 .PHONY: help build test bench peers readme-table examples lint docs wheel wheel-check \
@@ -92,8 +93,8 @@ endif
 # Editable: Python files are used where they are, so only native sources make it run again.
 $(BUILT): $(VENV)/.requirements $(CUTLASS) $(SOURCES) CMakeLists.txt pyproject.toml
 	@echo "thrifty: building, some minutes the first time"
-	$(RUN) $(PIP) --no-build-isolation --no-deps -C cmake.define.THRIFTY_TESTS=ON \
-	  $(if $(CI),-C cmake.define.THRIFTY_WERROR=ON) -e .
+	$(RUN) $(PIP) --no-build-isolation --no-deps $(TESTED) \
+	  $(if $(CUDA_ARCHS),-C "cmake.define.THRIFTY_CUDA_ARCHS=$(CUDA_ARCHS)") -e .
 	@rm -f $(VENV)/.built-cuda-*
 	@touch $@
 
@@ -129,19 +130,22 @@ lint: $(VENV)/.lint
 
 # VARIANT: cpu, or cu130 and the like, which only that nvcc builds. THRIFTY_PYTHONS: see
 # cmake/pythons.py. Newer GPUs than those named compile the sm_80 kernels from their PTX.
+# SAME_TREE=1 takes the objects of `make build`, which must have had the same CUDA_ARCHS.
 VARIANT        ?= $(if $(and $(filter-out OFF,$(or $(THRIFTY_CUDA),AUTO)),$(NVCC)),cu$(shell \
                     $(NVCC) --version | sed -n 's/.*release \([0-9]*\)\.\([0-9]*\).*/\1\2/p'),cpu)
 THRIFTY_PYTHONS ?= all
 NOT_OURS        = libtorch.so libtorch_cpu.so libtorch_cuda.so libc10.so
+WHEEL_DIR       = build/wheel-$(VARIANT)
+WHEEL_BUILD     = $(if $(SAME_TREE),$(BUILD_DIR),$(WHEEL_DIR))
 wheel: $(VENV)/.requirements $(VENV)/.wheel $(CUTLASS)
-	rm -rf build/wheel-$(VARIANT)
+	rm -rf $(WHEEL_DIR)
 	$(RUN) THRIFTY_LOCAL_VERSION=$(VARIANT) THRIFTY_PYTHONS="$(THRIFTY_PYTHONS)" \
 	  THRIFTY_CUDA=$(if $(filter cpu,$(VARIANT)),OFF,ON) $(BIN)/python -m pip wheel -q \
-	  --no-build-isolation --no-deps -C build-dir=build/wheel-$(VARIANT) \
-	  -C "cmake.define.THRIFTY_CUDA_ARCHS=80;90a-real" -w build/wheel-$(VARIANT)/linux .
-	@cat build/wheel-$(VARIANT)/pythons.txt build/wheel-$(VARIANT)/cuda.txt
+	  --no-build-isolation --no-deps -C build-dir=$(WHEEL_BUILD) $(if $(SAME_TREE),$(TESTED)) \
+	  -C "cmake.define.THRIFTY_CUDA_ARCHS=$(or $(CUDA_ARCHS),80;90a-real)" -w $(WHEEL_DIR)/linux .
+	@cat $(WHEEL_BUILD)/pythons.txt $(WHEEL_BUILD)/cuda.txt
 	$(RUN) $(BIN)/auditwheel repair $(addprefix --exclude=,$(NOT_OURS)) -w dist \
-	  build/wheel-$(VARIANT)/linux/*.whl
+	  $(WHEEL_DIR)/linux/*.whl
 	@ls -l dist/*.whl
 
 # Installs each wheel of dist into clean environments. "none": NumPy alone.
