@@ -148,9 +148,10 @@ wheel: $(VENV)/.requirements $(VENV)/.wheel $(CUTLASS)
 	  $(WHEEL_DIR)/linux/*.whl
 	@ls -l dist/*.whl
 
-# Installs each wheel of dist into clean environments. "none": NumPy alone.
+# Installs each wheel of dist into clean environments. "none": NumPy alone. STUB_CUDA=1 leaves out
+# NVIDIA's libraries that PyPI's torch brings, several GB for each version.
 PYTHONS ?= $(PYTHON)
-TORCHES ?= 2.10.0 2.11.0 2.13.0 none
+TORCHES ?= 2.10.0 2.11.0 2.13.0 2.14.1 none
 wheel-check:
 	@for python in $(PYTHONS); do for torch in $(TORCHES); do for wheel in dist/*.whl; do \
 	  echo "=== $$wheel, $$python, torch $$torch"; \
