@@ -2,9 +2,11 @@
 #
 #   PYTHON=python3.12     the interpreter of the virtual environment
 #   THRIFTY_CUDA=OFF      leave the CUDA kernels out (ON: stop when nvcc is missing)
+#   FULL=1                as CI: CUDA kernels for every architecture, and their race checker
 #   TORCH_INDEX=<url>     a package index for torch, such as PyTorch's with CPU-only builds
 #   BENCH=... PYTEST=... EXAMPLES=...   arguments of `python -m bench`, pytest, each example
 PYTHON ?= python3
+FULL   ?= $(CI)
 VENV   ?= .venv
 BENCH  ?= --quick
 PYTEST ?= -q -m 'not slow' -n auto --maxprocesses=4
@@ -24,10 +26,15 @@ NO_PYTHON := $(PYTHON) is older than 3.10 or lacks its headers or venv \
              (Debian: apt-get install python3-dev python3-venv).
 PYTHON_OK := import ensurepip, os, sys, sysconfig; assert sys.version_info >= (3, 10); \
              assert os.path.exists(sysconfig.get_path("include") + "/Python.h")
-TESTED    := -C cmake.define.THRIFTY_TESTS=ON $(if $(CI),-C cmake.define.THRIFTY_WERROR=ON)
-BUILT     := $(VENV)/.built-cuda-$(or $(THRIFTY_CUDA),AUTO)
+# Only `make build`, and the wheel that takes its objects.
+TESTED    := -C cmake.define.THRIFTY_TESTS=ON \
+             -C cmake.define.THRIFTY_TEST_RACES=$(if $(FULL),ON,OFF) \
+             -C cmake.define.THRIFTY_WERROR=$(if $(CI),ON,OFF)
+BUILT     := $(VENV)/.built-cuda-$(or $(THRIFTY_CUDA),AUTO)$(if $(FULL),-full)
+# Without a GPU the kernels are compiled for one architecture, to see that they compile.
+ARCHS     := $(or $(CUDA_ARCHS),$(if $(FULL)$(shell command -v nvidia-smi),80-real;90a-real,90a-real))
 
-.PHONY: help build test bench peers readme-table examples lint docs wheel wheel-check \
+.PHONY: help build test bench peers readme-table examples sanitize lint docs wheel wheel-check \
         cuda-toolchain gpu-build gpu clean
 help:
 	@echo "make test            build, run the C++ tests and the Python tests"
@@ -35,6 +42,7 @@ help:
 	@echo "make peers           libraries to compare with, into $(VENV), for make bench"
 	@echo "make examples        the examples, a minute or so each (EXAMPLES= for all of their data)"
 	@echo "make readme-table    the figures of README and docs, from bench/results"
+	@echo "make sanitize        the core's C++ tests under AddressSanitizer and UBSan"
 	@echo "make lint            ruff, clang-format, mypy"
 	@echo "make docs            the documentation as a site, in build/site"
 	@echo "make wheel           a wheel in dist/ (VARIANT=cpu, cu130, ...: default by the nvcc found)"
@@ -94,7 +102,7 @@ endif
 $(BUILT): $(VENV)/.requirements $(CUTLASS) $(SOURCES) CMakeLists.txt pyproject.toml
 	@echo "thrifty: building, some minutes the first time"
 	$(RUN) $(PIP) --no-build-isolation --no-deps $(TESTED) \
-	  $(if $(CUDA_ARCHS),-C "cmake.define.THRIFTY_CUDA_ARCHS=$(CUDA_ARCHS)") -e .
+	  -C "cmake.define.THRIFTY_CUDA_ARCHS=$(ARCHS)" -e .
 	@rm -f $(VENV)/.built-cuda-*
 	@touch $@
 
@@ -122,6 +130,14 @@ examples: build $(VENV)/.no-deps
 	  $(BIN)/python $$script $(EXAMPLES) --plot build/examples/$$name.png || exit 1; \
 	  test -s build/examples/$$name.png || { echo "thrifty: $$script made no picture"; exit 1; }; \
 	done; ls -l build/examples/*.png
+
+# The C++ tests of the core once more, with the instruction sets that this machine lacks as twins.
+sanitize: $(VENV)/.requirements
+	$(RUN) cmake -S . -B build/sanitize -G Ninja -Wno-dev -DPython_EXECUTABLE=$(abspath $(BIN)/python) \
+	  -DTHRIFTY_TESTS=ON -DTHRIFTY_SANITIZE=ON -DTHRIFTY_CUDA=OFF -DCMAKE_CXX_FLAGS_RELEASE=-O1 \
+	  -DCMAKE_PREFIX_PATH=$$($(BIN)/python -m pybind11 --cmakedir)
+	$(RUN) cmake --build build/sanitize --target core_tests
+	$(RUN) ctest --test-dir build/sanitize/tests/core --output-on-failure -j2
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

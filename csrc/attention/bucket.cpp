@@ -1,6 +1,9 @@
 #include "attention/bucket.h"
 
 #include <algorithm>
+#include <cmath>
+
+#include "core/philox.h"
 
 namespace thrifty::attention {
 namespace {
@@ -64,6 +67,62 @@ void Directions::signs(Dtype dtype, Rows x, int64_t rows, const float* mean, int
       ids[at + i] = gray_rank(code);
     }
   });
+}
+
+namespace {
+
+// Row i of a dense array of rows.
+std::byte* row_of(const Array& a, int64_t i, int64_t elements) {
+  return static_cast<std::byte*>(a.data) + i * elements * dtype_size(a.dtype);
+}
+
+std::vector<float> centre_of(const Array& mean, int64_t i, int64_t d) {
+  std::vector<float> centre(mean ? size_t(d) : 0);
+  if (mean) to_float(mean.dtype, d, row_of(mean, i, d), centre.data());
+  return centre;
+}
+
+int64_t slices_of(const Array& x) {
+  return x.numel() > 0 ? x.numel() / x.size(-1) / x.size(-2) : 0;
+}
+
+}  // namespace
+
+void lsh_bucket(const Array& x, const Array& planes, const Array& mean, int32_t* ids,
+                ParallelFor parallel) {
+  const int64_t n = x.size(-2), d = x.size(-1);
+  const Directions directions(static_cast<const float*>(planes.data), planes.size(1), d, true);
+  for_each(parallel, slices_of(x), [&](int64_t i) {
+    const std::vector<float> centre = centre_of(mean, i, d);
+    directions.signs(x.dtype, {row_of(x, i, n * d), d}, n, mean ? centre.data() : nullptr,
+                     ids + i * n);
+  });
+}
+
+void centroid_bucket(const Array& x, const Array& centroids, const Array& mean, int32_t* ids,
+                     ParallelFor parallel) {
+  const int64_t n = x.size(2), d = x.size(3), heads = x.size(1), count = centroids.size(2);
+  const int64_t shared = centroids.size(1), group = heads / shared;
+  for_each(parallel, slices_of(x), [&](int64_t i) {
+    std::vector<float> points(static_cast<size_t>(count * d));
+    const int64_t from = i / heads * shared + i % heads / group;
+    to_float(centroids.dtype, count * d, row_of(centroids, from, count * d), points.data());
+    const std::vector<float> centre = centre_of(mean, i, d);
+    Directions(points.data(), count, d)
+        .nearest(x.dtype, {row_of(x, i, n * d), d}, n, mean ? centre.data() : nullptr, ids + i * n);
+  });
+}
+
+void lsh_planes(uint64_t seed, uint64_t offset, int64_t d, int64_t count, float* planes) {
+  constexpr double kTurn = 6.283185307179586, kWords = 4294967296.0;
+  for (int64_t r = 0; r < count; ++r) {
+    for (int64_t i = 0; i < d; ++i) {
+      const Philox4 draw =
+          philox(seed, {{uint32_t(r * d + i), 0, uint32_t(offset), uint32_t(offset >> 32)}});
+      const double u = (draw.word[0] + 0.5) / kWords, turn = (draw.word[1] + 0.5) / kWords;
+      planes[i * count + r] = float(std::sqrt(-2 * std::log(u)) * std::cos(kTurn * turn));
+    }
+  }
 }
 
 }  // namespace thrifty::attention

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "attention/problem.h"
+#include "core/array.h"
 #include "core/scratch.h"
 
 namespace thrifty::attention {
@@ -38,6 +39,16 @@ class Directions {
   int64_t count_, d_;
   Scratch panels_;
 };
+
+// The ops on arrays that check.h has passed: x [..., N, D] and mean dense, ids [..., N].
+void lsh_bucket(const Array& x, const Array& planes, const Array& mean, int32_t* ids,
+                ParallelFor parallel);
+void centroid_bucket(const Array& x, const Array& centroids, const Array& mean, int32_t* ids,
+                     ParallelFor parallel);
+
+// Normals of hyperplanes [d, count], standard normal numbers by Box and Muller: that of (i, r) is
+// sqrt(-2 ln u) cos(2 pi u') with u and u' the words 0 and 1 of slot r d + i (plan.h).
+void lsh_planes(uint64_t seed, uint64_t offset, int64_t d, int64_t count, float* planes);
 
 inline int32_t gray_rank(uint32_t code) {
   for (int shift = 1; shift < 32; shift *= 2) code ^= code >> shift;

@@ -37,6 +37,15 @@ void check_range(const char* op, const char* name, const Array& a, int64_t low, 
 
 Dtype sums(Dtype dtype) { return dtype == Dtype::kFloat64 ? Dtype::kFloat64 : Dtype::kFloat32; }
 
+void check_mean(const char* op, const Array& x, const Array& mean) {
+  if (!mean) return;
+  bool fits = mean.dtype == x.dtype && mean.ndim == x.ndim - 1 && mean.size(-1) == x.size(-1);
+  for (int d = 0; fits && d < x.ndim - 2; ++d) fits = mean.size(d) == x.size(d);
+  THRIFTY_CHECK(fits, op, ": mean: expected the dtype of x and its shape without N, ",
+                dtype_name(x.dtype), " ", shape_text(x), ", got ", dtype_name(mean.dtype), " ",
+                shape_text(mean));
+}
+
 const int32_t* ints(const Array& a) { return static_cast<const int32_t*>(a.data); }
 
 }  // namespace
@@ -112,19 +121,32 @@ PlanArgs check_recipe(const char* op, const RecipeArgs& args) {
           .leaf = args.leaf};
 }
 
+bool fits_planes(const Array& planes, int64_t d) {
+  return planes.dtype == Dtype::kFloat32 && planes.ndim == 2 && planes.size(0) == d &&
+         planes.size(1) >= 1 && planes.size(1) <= 16;
+}
+
 void check_planes(const Array& planes, int64_t d, PlanArgs& args) {
   if (args.mode != Mode::kPaper) return;
-  const bool fits = planes.dtype == Dtype::kFloat32 && planes.ndim == 2 && planes.size(0) == d &&
-                    planes.size(1) >= 1 && planes.size(1) <= 16;
-  THRIFTY_CHECK(fits, "hyper_plan: planes: expected float32 (", d, ", 1 to 16), got ",
-                dtype_name(planes.dtype), " ", shape_text(planes));
+  THRIFTY_CHECK(fits_planes(planes, d), "hyper_plan: planes: expected float32 (", d,
+                ", 1 to 16), got ", dtype_name(planes.dtype), " ", shape_text(planes));
   args.planes = static_cast<const float*>(planes.data), args.bits = planes.size(1);
 }
 
-void check_seed(const Array& seed, PlanArgs& args) {
-  check_shape("hyper_plan", "seed", seed, Dtype::kInt64, {2});
+SeedPair check_seed(const char* op, const Array& seed) {
+  check_shape(op, "seed", seed, Dtype::kInt64, {2});
   const auto* words = static_cast<const int64_t*>(seed.data);
-  args.seed = uint64_t(words[0]), args.offset = uint64_t(words[1]);
+  return {uint64_t(words[0]), uint64_t(words[1])};
+}
+
+Setup check_setup(const char* op, const Problem& p, const RecipeArgs& recipe, const Array& cu_q,
+                  const Array& cu_k) {
+  const PlanArgs args = check_recipe(op, recipe);
+  const auto q = check_cuts(op, "cu_q", cu_q, p.nq, p.batch);
+  const auto k = check_cuts(op, "cu_k", cu_k, p.nk, p.batch);
+  THRIFTY_CHECK(q.size() == k.size(), op, ": cu_k: expected as many sequences as cu_q, ",
+                q.size() - 1, ", got ", k.size() - 1);
+  return {args, make_layout(q, k, recipe.causal, recipe.leaf)};
 }
 
 Plan check_plan(const Problem& p, const Layout& layout, const PlanArgs& args,
@@ -180,13 +202,28 @@ Plan check_plan(const Problem& p, const Layout& layout, const PlanArgs& args,
           ints(arrays.samples)};
 }
 
-void check_mean(const char* op, const Array& x, const Array& mean) {
-  if (!mean) return;
-  bool fits = mean.dtype == x.dtype && mean.ndim == x.ndim - 1 && mean.size(-1) == x.size(-1);
-  for (int d = 0; fits && d < x.ndim - 2; ++d) fits = mean.size(d) == x.size(d);
-  THRIFTY_CHECK(fits, op, ": mean: expected the dtype of x and its shape without N, ",
-                dtype_name(x.dtype), " ", shape_text(x), ", got ", dtype_name(mean.dtype), " ",
-                shape_text(mean));
+void check_lsh_bucket(const Array& x, const Array& planes, const Array& mean) {
+  constexpr const char* op = "lsh_bucket";
+  THRIFTY_CHECK(x.ndim >= 2 && is_floating(x.dtype) && x.size(-1) >= 1, op,
+                ": x: expected a floating (..., N, D), got ", dtype_name(x.dtype), " ",
+                shape_text(x));
+  THRIFTY_CHECK(fits_planes(planes, x.size(-1)), op, ": planes: expected float32 (", x.size(-1),
+                ", 1 to 16), got ", dtype_name(planes.dtype), " ", shape_text(planes));
+  check_mean(op, x, mean);
+}
+
+void check_centroid_bucket(const Array& x, const Array& centroids, const Array& mean) {
+  constexpr const char* op = "centroid_bucket";
+  const Array& c = centroids;
+  THRIFTY_CHECK(x.ndim == 4 && is_floating(x.dtype) && x.size(-1) >= 1, op,
+                ": x: expected a floating (B, H, N, D), got ", dtype_name(x.dtype), " ",
+                shape_text(x));
+  THRIFTY_CHECK(c.ndim == 4 && c.dtype == x.dtype && c.size(0) == x.size(0) && c.size(1) >= 1 &&
+                    x.size(1) % c.size(1) == 0 && c.size(2) >= 1 && c.size(3) == x.size(3),
+                op, ": centroids: expected the dtype of x and (", x.size(0),
+                ", heads that divide x's, C, ", x.size(3), "), got ", dtype_name(c.dtype), " ",
+                shape_text(c));
+  check_mean(op, x, mean);
 }
 
 Hyper check_core(const CoreArgs& a, std::vector<int32_t>& q_window) {

@@ -22,8 +22,12 @@ struct RecipeArgs {
 };
 // Window, counts and mode; planes and seed are hyper_plan's alone.
 PlanArgs check_recipe(const char* op, const RecipeArgs& args);
+bool fits_planes(const Array& planes, int64_t d);  // float32 [d, 1 to 16]
 void check_planes(const Array& planes, int64_t d, PlanArgs& args);
-void check_seed(const Array& seed, PlanArgs& args);
+struct SeedPair {
+  uint64_t seed, offset;
+};
+SeedPair check_seed(const char* op, const Array& seed);
 
 // The integers of a plan: their shapes, and that none points outside.
 struct PlanArrays {
@@ -32,8 +36,17 @@ struct PlanArrays {
 Plan check_plan(const Problem& problem, const Layout& layout, const PlanArgs& args,
                 const PlanArrays& arrays);
 
+// The layout of the sequences beside the recipe's numbers.
+struct Setup {
+  PlanArgs args;
+  Layout layout;
+};
+Setup check_setup(const char* op, const Problem& problem, const RecipeArgs& recipe,
+                  const Array& cu_q, const Array& cu_k);
+
 // x [..., N, D] and its mean [..., D] or nothing.
-void check_mean(const char* op, const Array& x, const Array& mean);
+void check_lsh_bucket(const Array& x, const Array& planes, const Array& mean);
+void check_centroid_bucket(const Array& x, const Array& centroids, const Array& mean);
 
 struct CoreArgs {
   Array q, k, v, q_order, q_offsets, k_order, windows;    // dense int32 behind v

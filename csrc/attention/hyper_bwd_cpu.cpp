@@ -8,32 +8,69 @@
 namespace thrifty::attention {
 namespace {
 
-constexpr int64_t kMaxRanges = 16;  // of a node's tiles, each with sums of its own for the list
+constexpr int64_t kRangeTiles = 8;    // most tiles that one task takes
+constexpr int64_t kGroupRanges = 16;  // tasks between two additions of their sums: constant memory
 
-// T sums of a list's gradients: k [count, k_ld], v [count, v_ld], logw [count], var [count], with
-// the slack that products need.
-struct ListGrads {
-  int64_t count, k_ld, v_ld, sum;
+// T sums of gradients: k [count, k_ld], v [count, v_ld], logw [count], var [count], with the slack
+// that products need. `first`: the number of the first column.
+struct ColumnSums {
+  int64_t first, count, k_ld, v_ld, sum;
   Scratch data;
 
-  ListGrads(int64_t count, int64_t k_ld, int64_t v_ld, int64_t sum)
-      : count(count), k_ld(k_ld), v_ld(v_ld), sum(sum), data(bytes()) {
-    std::memset(data.data(), 0, size_t(bytes()));
+  ColumnSums(int64_t first, int64_t count, const BackwardTile& tile, int64_t sum)
+      : first(first),
+        count(count),
+        k_ld(tile.k_ld()),
+        v_ld(tile.v_ld()),
+        sum(sum),
+        data(elements() * sum) {
+    std::memset(data.data(), 0, size_t(elements() * sum));
   }
-  int64_t rows() const { return round_up(count, kTileColumns) + 32; }
+  int64_t rows() const { return round_up(count, 16) + BackwardTile::kColumnSlack; }
   int64_t elements() const { return rows() * (k_ld + v_ld + 2); }
-  int64_t bytes() const { return elements() * sum; }
-  ColumnGrads from(int64_t entry) {
+  ColumnGrads at(int64_t column) {
     std::byte* base = data.data();
-    return {base + entry * k_ld * sum, base + (rows() * k_ld + entry * v_ld) * sum,
-            base + (rows() * (k_ld + v_ld) + entry) * sum,
-            base + (rows() * (k_ld + v_ld + 1) + entry) * sum};
+    const int64_t i = column - first;
+    return {base + i * k_ld * sum, base + (rows() * k_ld + i * v_ld) * sum,
+            base + (rows() * (k_ld + v_ld) + i) * sum,
+            base + (rows() * (k_ld + v_ld + 1) + i) * sum};
   }
+};
+
+// Tiles [first, last) of one work, and the sums of their gradients for the sorted keys
+// [low, high) and for the list.
+struct Range {
+  size_t work, first, last;
+  int64_t low, high;
+  std::unique_ptr<ColumnSums> keys, list;
 };
 
 double number(const std::byte* at, int64_t sum) {
   return sum == 8 ? *reinterpret_cast<const double*>(at)
                   : double(*reinterpret_cast<const float*>(at));
+}
+
+// By shape alone: few tiles make short ranges, so that there is work for every thread.
+std::vector<Range> cut(const Wave& wave) {
+  size_t tiles = 0;
+  for (const NodeWork& work : wave) tiles += work.queries.tiles.size();
+  const auto most = size_t(std::clamp<int64_t>(int64_t(tiles) / 8, 2, kRangeTiles));
+  std::vector<Range> ranges;
+  for (size_t w = 0; w < wave.size(); ++w) {
+    const std::vector<QueryTile>& all = wave[w].queries.tiles;
+    const size_t count = (all.size() + most - 1) / most;
+    for (size_t r = 0; r < count; ++r) {
+      Range range{w, r * all.size() / count, (r + 1) * all.size() / count, 0, 0, {}, {}};
+      range.low = wave[w].keys.sorted;
+      for (size_t t = range.first; t < range.last; ++t) {
+        if (all[t].low >= all[t].high) continue;  // sees the list alone
+        range.low = std::min(range.low, all[t].low), range.high = std::max(range.high, all[t].high);
+      }
+      range.low = std::min(range.low, range.high);
+      ranges.push_back(std::move(range));
+    }
+  }
+  return ranges;
 }
 
 // One query head. dq [nq, d] is its own, dk [nk, d] and dv [nk, dv] its key head's: sums, dense.
@@ -53,130 +90,128 @@ class Head {
         parallel_(parallel) {}
 
   void run() {
-    for_waves(hyper_, index_, 0, p_.nq, false, parallel_, [&](Wave& wave) {
-      queries(wave);
-      keys(wave);
-    });
+    for_waves(hyper_, index_, 0, p_.nq, false, parallel_, [&](Wave& wave) { pass(wave); });
   }
 
  private:
-  // dq of each tile, and the list's gradients per range of tiles.
-  void queries(Wave& wave) {
-    struct Range {
-      NodeWork* work;
-      size_t first, last;
-      std::unique_ptr<ListGrads> list;
-    };
-    std::vector<Range> ranges;
-    for (NodeWork& work : wave) {
-      const size_t tiles = work.queries.tiles.size();
-      // Leaves share nothing: one tile a range. The others by shape alone.
-      const bool leaf = work.list.count == 0;
-      const size_t count = leaf ? tiles : std::clamp<size_t>(tiles / 8, 1, kMaxRanges);
-      for (size_t r = 0; r < count; ++r) {
-        ranges.push_back({&work, r * tiles / count, (r + 1) * tiles / count, nullptr});
+  // Ranges of tiles sum into memory of their own, which is added in their order: no two threads
+  // share a sum, and the result does not depend on who took which range.
+  void pass(Wave& wave) {
+    std::vector<Range> ranges = cut(wave);
+    std::vector<std::unique_ptr<ColumnSums>> lists(wave.size());
+    for (size_t first = 0; first < ranges.size(); first += kGroupRanges) {
+      const size_t last = std::min(ranges.size(), first + kGroupRanges);
+      for_turns(
+          parallel_, int64_t(last - first), [&] { return BackwardTile(p_); },
+          [&](BackwardTile& tile, int64_t i) {
+            Range& range = ranges[first + size_t(i)];
+            add_range(tile, wave[range.work], range);
+          });
+      add_keys(wave, ranges, first, last);
+      for (size_t r = first; r < last; ++r) {
+        std::unique_ptr<ColumnSums>&sum = lists[ranges[r].work], &part = ranges[r].list;
+        if (sum != nullptr && part != nullptr) {
+          kit_.tile.add(sum->elements(), 1, part->data.data(), sum->data.data());
+          part.reset();
+        } else if (part != nullptr) {
+          sum = std::move(part);
+        }
       }
     }
-    const BackwardTile shape(p_);
-    for_ranges(parallel_, int64_t(ranges.size()), [&](int64_t from, int64_t to) {
-      BackwardTile tile(p_);
-      for (int64_t r = from; r < to; ++r) {
-        Range& range = ranges[size_t(r)];
-        const NodeWork& work = *range.work;
-        if (work.list.count > 0) {
-          range.list =
-              std::make_unique<ListGrads>(work.list.count, shape.k_ld(), shape.v_ld(), kit_.sum);
-        }
-        for (size_t t = range.first; t < range.last; ++t) {
-          query_tile(tile, work, work.queries.tiles[t], range.list.get());
-        }
-      }
-    });
-    // The ranges of a node, added in their order to the first.
-    for (size_t r = 0; r < ranges.size();) {
-      Range& first = ranges[r++];
-      for (; r < ranges.size() && ranges[r].work == first.work; ++r) {
-        if (first.list == nullptr) continue;
-        kit_.tile.add(first.list->elements(), 1, ranges[r].list->data.data(),
-                      first.list->data.data());
-      }
-      if (first.list != nullptr) finish_list(*first.work, *first.list);
+    for (size_t w = 0; w < wave.size(); ++w) {
+      if (lists[w] != nullptr) finish_list(wave[w], *lists[w]);
     }
   }
 
-  void query_tile(BackwardTile& tile, const NodeWork& work, const QueryTile& cut, ListGrads* list) {
-    const int32_t* begin = work.queries.begin.data() + cut.begin;
-    const int32_t* end = work.queries.end.data() + cut.begin;
-    tile.begin(head_, work.queries.rows.data() + cut.begin, cut.rows());
-    for (int64_t at = cut.low / 16 * 16; at < cut.high; at += kTileColumns) {
-      tile.load_keys(work.keys, at, std::min(kTileColumns, cut.high - at), true);
-      tile.add_query_grads(begin, end);
+  // Columns are loaded once for all tiles of the range.
+  void add_range(BackwardTile& tile, const NodeWork& work, Range& range) {
+    const int64_t tile_bytes = kTileRows * tile.k_ld() * kit_.sum, q2_bytes = kTileRows * kit_.sum;
+    const auto tiles = int64_t(range.last - range.first);
+    Scratch rows(tiles * (tile_bytes + q2_bytes));
+    std::memset(rows.data(), 0, size_t(tiles * (tile_bytes + q2_bytes)));
+    const auto cut_at = [&](int64_t t) -> const QueryTile& {
+      return work.queries.tiles[range.first + size_t(t)];
+    };
+    const auto numbers = [&](int64_t t) { return work.queries.rows.data() + cut_at(t).begin; };
+    const auto grads = [&](int64_t t) {
+      return RowGrads{rows.data() + t * tile_bytes,
+                      rows.data() + tiles * tile_bytes + t * q2_bytes};
+    };
+    const auto add = [&](int64_t t, int64_t from, int64_t to, ColumnGrads columns) {
+      const int64_t at = cut_at(t).begin;
+      tile.begin(head_, numbers(t), cut_at(t).rows());
+      tile.add(from, to, work.queries.begin.data() + at, work.queries.end.data() + at, columns,
+               grads(t));
+    };
+    range.keys = std::make_unique<ColumnSums>(range.low, range.high - range.low, tile, kit_.sum);
+    for (int64_t at = range.low; at < range.high; at += kTileColumns) {
+      const int64_t columns = std::min(kTileColumns, range.high - at), step = tile.granularity();
+      bool loaded = false;
+      for (int64_t t = 0; t < tiles; ++t) {
+        const int64_t from = std::max<int64_t>(0, cut_at(t).low - at) / step * step;
+        const int64_t to = std::min(cut_at(t).high - at, columns);
+        if (from >= to || cut_at(t).low >= cut_at(t).high) continue;
+        if (!loaded) tile.load_keys(work.keys, at, columns);
+        loaded = true;
+        const ColumnGrads sums = range.keys->at(at + from);
+        add(t, from, to, {sums.k, sums.v, nullptr, nullptr});
+      }
+    }
+    if (work.list.count > 0) {
+      range.list = std::make_unique<ColumnSums>(0, work.list.count, tile, kit_.sum);
     }
     for (int64_t b = 0; b < work.list.blocks(); ++b) {
-      ColumnGrads grads = list->from(b * kTileColumns);
-      if (!work.list.with_var) grads.var = nullptr;
-      tile.add_list(work.list, b, begin, end, grads);
+      tile.load_list(work.list, b);
+      ColumnGrads sums = range.list->at(b * kTileColumns);
+      if (!work.list.with_var) sums.var = nullptr;
+      for (int64_t t = 0; t < tiles; ++t) add(t, 0, work.list.columns(b), sums);
     }
-    tile.save(dq_, p_.d);
+    for (int64_t t = 0; t < tiles; ++t)
+      tile.save(head_, numbers(t), cut_at(t).rows(), grads(t), dq_);
   }
 
-  // dk and dv of sorted keys, a block at a time: all tiles whose rows read some of them.
-  void keys(Wave& wave) {
-    struct Block {
-      NodeWork* work;
-      int64_t first;
+  // dk and dv of the sorted keys of ranges [first, last), each key by its own task.
+  void add_keys(const Wave& wave, std::vector<Range>& ranges, size_t first, size_t last) {
+    struct Chunk {
+      size_t first, last;  // ranges of one work
+      int64_t low, high;
     };
-    std::vector<Block> blocks;
-    for (NodeWork& work : wave) {
-      for (int64_t at = 0; at < work.keys.sorted; at += kTileColumns) blocks.push_back({&work, at});
+    std::vector<Chunk> chunks;
+    for (size_t r = first, end = first; r < last; r = end) {
+      int64_t low = ranges[r].low, high = ranges[r].high;
+      for (; end < last && ranges[end].work == ranges[r].work; ++end) {
+        low = std::min(low, ranges[end].low), high = std::max(high, ranges[end].high);
+      }
+      for (; low < high; low += kTileColumns) {
+        chunks.push_back({r, end, low, std::min(high, low + kTileColumns)});
+      }
     }
-    for_ranges(parallel_, int64_t(blocks.size()), [&](int64_t from, int64_t to) {
-      BackwardTile tile(p_);
-      const int64_t k_bytes = BackwardTile::kColumnRows * tile.k_ld() * kit_.sum;
-      const int64_t v_bytes = BackwardTile::kColumnRows * tile.v_ld() * kit_.sum;
-      Scratch dk(k_bytes), dv(v_bytes);
-      for (int64_t b = from; b < to; ++b) {
-        std::memset(dk.data(), 0, size_t(k_bytes)), std::memset(dv.data(), 0, size_t(v_bytes));
-        const auto [work, first] = blocks[size_t(b)];
-        const int64_t last = std::min(work->keys.sorted, first + kTileColumns);
-        if (key_block(tile, *work, first, last, {dk.data(), dv.data(), nullptr, nullptr})) {
-          for (int64_t i = 0; i < last - first; ++i) {
-            const int64_t row = work->k_begin + work->keys.row(first + i);
-            kit_.tile.add(p_.d, p_.scale, dk.data() + i * tile.k_ld() * kit_.sum, dk_row(row));
-            kit_.tile.add(p_.dv, 1, dv.data() + i * tile.v_ld() * kit_.sum, dv_row(row));
-          }
+    for_each(parallel_, int64_t(chunks.size()), [&](int64_t i) {
+      const Chunk& chunk = chunks[size_t(i)];
+      const NodeWork& work = wave[ranges[chunk.first].work];
+      for (size_t r = chunk.first; r < chunk.last; ++r) {
+        const int64_t high = std::min(chunk.high, ranges[r].high);
+        for (int64_t key = std::max(chunk.low, ranges[r].low); key < high; ++key) {
+          const ColumnGrads sums = ranges[r].keys->at(key);
+          const int64_t row = work.k_begin + work.keys.row(key);
+          kit_.tile.add(p_.d, p_.scale, sums.k, dk_row(row));
+          kit_.tile.add(p_.dv, 1, sums.v, dv_row(row));
         }
       }
     });
-  }
-
-  bool key_block(BackwardTile& tile, const NodeWork& work, int64_t first, int64_t last,
-                 ColumnGrads grads) {
-    bool loaded = false;
-    for (const QueryTile& cut : work.queries.tiles) {
-      const int64_t step = tile.granularity();
-      const int64_t from = std::max<int64_t>(0, cut.low - first) / step * step;
-      const int64_t to = std::min(cut.high, last) - first;
-      if (from >= to || cut.low >= last) continue;
-      if (!loaded) tile.load_keys(work.keys, first, last - first, false);
-      loaded = true;
-      tile.begin(head_, work.queries.rows.data() + cut.begin, cut.rows());
-      tile.add_key_grads(from, to, work.queries.begin.data() + cut.begin,
-                         work.queries.end.data() + cut.begin, grads);
-    }
-    return loaded;
+    for (size_t r = first; r < last; ++r) ranges[r].keys.reset();
   }
 
   std::byte* dk_row(int64_t row) { return dk_ + row * p_.d * kit_.sum; }
   std::byte* dv_row(int64_t row) { return dv_ + row * p_.dv * kit_.sum; }
 
   // From a list to its keys: bucket means share their gradient among their keys.
-  void finish_list(const NodeWork& work, ListGrads& list) {
+  void finish_list(const NodeWork& work, ColumnSums& list) {
     if (given_ != nullptr) return given_list(list);
     const NodeKeys& keys = work.keys;
     for_each(parallel_, keys.buckets, [&](int64_t c) { spread_mean(work, list, c); });
     for (int64_t i = 0; i < keys.kept + keys.sample_count; ++i) {
-      const ColumnGrads grads = list.from(keys.buckets + i);
+      const ColumnGrads grads = list.at(keys.buckets + i);
       const int64_t sorted = i < keys.kept ? keys.sorted + i : keys.samples[i - keys.kept];
       const int64_t row = work.k_begin + keys.row(sorted);
       kit_.tile.add(p_.d, p_.scale, grads.k, dk_row(row));
@@ -186,12 +221,12 @@ class Head {
 
   // key = sum k / n, value = sum v / n, var = (sum |k|^2 / n - |key|^2) / D where that is positive:
   // dvar / dk_j = 2 (k_j - key) / (n D).
-  void spread_mean(const NodeWork& work, ListGrads& list, int64_t c) {
+  void spread_mean(const NodeWork& work, ColumnSums& list, int64_t c) {
     const NodeKeys& keys = work.keys;
     const int64_t begin = keys.offsets[c], end = keys.offsets[c + 1];
     if (begin == end) return;
     const double share = 1 / double(end - begin);
-    const ColumnGrads grads = list.from(c);
+    const ColumnGrads grads = list.at(c);
     const bool spread = number(work.list.var.data() + c * kit_.sum, kit_.sum) > 0;
     const double dvar = spread ? number(grads.var, kit_.sum) * 2 * share / double(p_.d) : 0;
     Scratch mean(p_.d * kit_.sum);  // scale dkey / n - dvar key
@@ -209,14 +244,14 @@ class Head {
     }
   }
 
-  void given_list(ListGrads& list) {
+  void given_list(ColumnSums& list) {
     const int64_t first = p_.key_head_index(index_) * list.count;
     for (int64_t i = 0; i < list.count; ++i) {
-      const ColumnGrads grads = list.from(i);
+      const ColumnGrads grads = list.at(i);
       kit_.tile.add(p_.d, p_.scale, grads.k, given_->k + (first + i) * p_.d * kit_.sum);
       kit_.tile.add(p_.dv, 1, grads.v, given_->v + (first + i) * p_.dv * kit_.sum);
     }
-    const ColumnGrads grads = list.from(0);
+    const ColumnGrads grads = list.at(0);
     kit_.tile.add(list.count, 1, grads.logw, given_->logw + first * kit_.sum);
     kit_.tile.add(list.count, 1, grads.var, given_->var + first * kit_.sum);
   }

@@ -46,23 +46,22 @@ class Head {
  private:
   void work(Wave& wave, const Running* running, bool first = true) {
     const std::vector<WaveTile> tiles = tiles_of(wave);
-    for_ranges(parallel_, int64_t(tiles.size()), [&](int64_t from, int64_t to) {
-      ForwardTile tile(p_);
-      for (int64_t t = from; t < to; ++t) {
-        const auto& [work, cut] = tiles[size_t(t)];
-        const int32_t* begin = work->queries.begin.data() + cut.begin;
-        const int32_t* end = work->queries.end.data() + cut.begin;
-        tile.begin(p_.q_head(head_), work->queries.rows.data() + cut.begin, cut.rows());
-        if (!first) tile.load(*running);
-        tile.windows(work->keys, cut.low, cut.high, begin, end);
-        tile.list(work->list, begin, end);
-        if (running != nullptr) {
-          tile.save(*running);
-        } else {
-          tile.finish(out_, p_.dv, lse_);
-        }
-      }
-    });
+    for_turns(
+        parallel_, int64_t(tiles.size()), [&] { return ForwardTile(p_); },
+        [&](ForwardTile& tile, int64_t t) {
+          const auto& [work, cut] = tiles[size_t(t)];
+          const int32_t* begin = work->queries.begin.data() + cut.begin;
+          const int32_t* end = work->queries.end.data() + cut.begin;
+          tile.begin(p_.q_head(head_), work->queries.rows.data() + cut.begin, cut.rows());
+          if (!first) tile.load(*running);
+          tile.windows(work->keys, cut.low, cut.high, begin, end);
+          tile.list(work->list, begin, end);
+          if (running != nullptr) {
+            tile.save(*running);
+          } else {
+            tile.finish(out_, p_.dv, lse_);
+          }
+        });
   }
 
   void finish(int64_t begin, int64_t end, const Running& r) {

@@ -32,61 +32,35 @@ std::vector<int64_t> leading(const Array& a, int dims) {
 // ---- buckets
 
 Tensor lsh_bucket(const Tensor& x_, const Tensor& planes_, const OptionalTensor& mean_) {
-  constexpr const char* op = "lsh_bucket";
   const Tensor x = edge::dense(x_), planes = edge::dense(planes_);
   const OptionalTensor mean = edge::dense(mean_);
   const Array a = edge::array(x), p = edge::array(planes), m = edge::array(mean);
-  THRIFTY_CHECK(a.ndim >= 2 && is_floating(a.dtype) && a.size(-1) >= 1, op,
-                ": x: expected a floating (..., N, D), got ", dtype_name(a.dtype), " ",
-                shape_text(a));
-  THRIFTY_CHECK(p.ndim == 2 && p.dtype == Dtype::kFloat32 && p.size(0) == a.size(-1) &&
-                    p.size(1) >= 1 && p.size(1) <= 16,
-                op, ": planes: expected float32 (", a.size(-1), ", 1 to 16), got ",
-                dtype_name(p.dtype), " ", shape_text(p));
-  check_mean(op, a, m);
+  check_lsh_bucket(a, p, m);
   const Tensor ids = integers(x, leading(a, a.ndim - 1));
-  const int64_t d = a.size(-1), n = a.size(-2), slices = n > 0 ? ids.numel() / n : 0;
-  const Directions directions(static_cast<const float*>(p.data), p.size(1), d, true);
-  for_each(edge::torch_threads, slices, [&](int64_t i) {
-    std::vector<float> centre(static_cast<size_t>(d));
-    if (m) {
-      to_float(m.dtype, d, bytes(*mean) + i * d * dtype_size(m.dtype), centre.data());
-    }
-    const Rows rows{bytes(x) + i * n * d * dtype_size(a.dtype), d};
-    directions.signs(a.dtype, rows, n, m ? centre.data() : nullptr, ints(ids) + i * n);
-  });
+  attention::lsh_bucket(a, p, m, ints(ids), edge::torch_threads);
   return ids;
 }
 
 Tensor centroid_bucket(const Tensor& x_, const Tensor& centroids_, const OptionalTensor& mean_) {
-  constexpr const char* op = "centroid_bucket";
   const Tensor x = edge::dense(x_), centroids = edge::dense(centroids_);
   const OptionalTensor mean = edge::dense(mean_);
   const Array a = edge::array(x), c = edge::array(centroids), m = edge::array(mean);
-  THRIFTY_CHECK(a.ndim == 4 && is_floating(a.dtype) && a.size(-1) >= 1, op,
-                ": x: expected a floating (B, H, N, D), got ", dtype_name(a.dtype), " ",
-                shape_text(a));
-  THRIFTY_CHECK(c.ndim == 4 && c.dtype == a.dtype && c.size(0) == a.size(0) && c.size(1) >= 1 &&
-                    a.size(1) % c.size(1) == 0 && c.size(2) >= 1 && c.size(3) == a.size(3),
-                op, ": centroids: expected the dtype of x and (", a.size(0),
-                ", heads that divide x's, C, ", a.size(3), "), got ", dtype_name(c.dtype), " ",
-                shape_text(c));
-  check_mean(op, a, m);
+  check_centroid_bucket(a, c, m);
   const Tensor ids = integers(x, leading(a, 3));
-  const int64_t d = a.size(3), n = a.size(2), heads = a.size(1), group = heads / c.size(1);
-  for_each(edge::torch_threads, a.size(0) * heads, [&](int64_t i) {
-    std::vector<float> centre(static_cast<size_t>(d)), points(size_t(c.size(2) * d));
-    const int64_t from = i / heads * c.size(1) + i % heads / group;
-    to_float(c.dtype, c.size(2) * d, bytes(centroids) + from * c.size(2) * d * dtype_size(c.dtype),
-             points.data());
-    if (m) {
-      to_float(m.dtype, d, bytes(*mean) + i * d * dtype_size(m.dtype), centre.data());
-    }
-    Directions(points.data(), c.size(2), d)
-        .nearest(a.dtype, {bytes(x) + i * n * d * dtype_size(a.dtype), d}, n,
-                 m ? centre.data() : nullptr, ints(ids) + i * n);
-  });
+  attention::centroid_bucket(a, c, m, ints(ids), edge::torch_threads);
   return ids;
+}
+
+Tensor lsh_planes(const Tensor& seed_, int64_t dim, int64_t planes) {
+  constexpr const char* op = "hyper_attention";
+  const Tensor seed = edge::dense(seed_);
+  const SeedPair pair = check_seed(op, edge::array(seed));
+  THRIFTY_CHECK(dim >= 1 && dim <= 256 && planes >= 1 && planes <= 16, op,
+                ": planes: expected 1 to 16, of 1 to 256 dimensions, got ", planes, " of ", dim);
+  const Tensor normals = torch::stable::new_empty(seed, {dim, planes}, ScalarType::Float);
+  attention::lsh_planes(pair.seed, pair.offset, dim, planes,
+                        static_cast<float*>(edge::data(normals)));
+  return normals;
 }
 
 // ---- hyper_core
@@ -185,22 +159,11 @@ CoreGrads hyper_core_bwd(const Tensor& dout_, const OptionalTensor& dlse_, const
 
 // ---- hyper_attention
 
-// Sequences and recipe, checked.
-struct Setup {
-  PlanArgs args;
-  Layout layout;
-
-  Setup(const char* op, const Problem& p, const RecipeArgs& recipe, const OptionalTensor& cu_q_,
-        const OptionalTensor& cu_k_)
-      : args(check_recipe(op, recipe)) {
-    const OptionalTensor cu_q = edge::dense(cu_q_), cu_k = edge::dense(cu_k_);
-    const auto q = check_cuts(op, "cu_q", edge::array(cu_q), p.nq, p.batch);
-    const auto k = check_cuts(op, "cu_k", edge::array(cu_k), p.nk, p.batch);
-    THRIFTY_CHECK(q.size() == k.size(), op, ": cu_k: expected as many sequences as cu_q, ",
-                  q.size() - 1, ", got ", k.size() - 1);
-    layout = make_layout(q, k, recipe.causal, recipe.leaf);
-  }
-};
+Setup setup_of(const char* op, const Problem& p, const RecipeArgs& recipe,
+               const OptionalTensor& cu_q_, const OptionalTensor& cu_k_) {
+  const OptionalTensor cu_q = edge::dense(cu_q_), cu_k = edge::dense(cu_k_);
+  return check_setup(op, p, recipe, edge::array(cu_q), edge::array(cu_k));
+}
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> plan(const Tensor& q_, const Tensor& k_,
                                                 const OptionalTensor& planes_,
@@ -214,9 +177,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> plan(const Tensor& q_, const Tensor& 
   const OptionalTensor planes = edge::dense(planes_);
   const Array key = edge::array(k);
   const Problem p = check_qkv(op, edge::array(q), key, key, 1);
-  Setup setup(op, p, {mode, causal, center, num_buckets, window, residual, keep, leaf}, cu_q, cu_k);
+  Setup setup = setup_of(op, p, {mode, causal, center, num_buckets, window, residual, keep, leaf},
+                         cu_q, cu_k);
   check_planes(edge::array(planes), p.d, setup.args);
-  check_seed(edge::array(seed), setup.args);
+  const SeedPair pair = check_seed(op, edge::array(seed));
+  setup.args.seed = pair.seed, setup.args.offset = pair.offset;
   const Layout& layout = setup.layout;
   const auto nodes = int64_t(layout.nodes.size());
   const bool means = setup.args.mode == Mode::kMeans;
@@ -246,7 +211,7 @@ struct AttentionTensors {
         samples(edge::dense(samples_)) {
     constexpr const char* op = "hyper_attention";
     hyper.problem = check_qkv(op, edge::array(q), edge::array(k), edge::array(v), scale);
-    const Setup setup(op, hyper.problem, recipe, cu_q, cu_k);
+    const Setup setup = setup_of(op, hyper.problem, recipe, cu_q, cu_k);
     hyper.plan = check_plan(
         hyper.problem, setup.layout, setup.args,
         {edge::array(order), edge::array(offsets), edge::array(q_window), edge::array(samples)});
@@ -307,6 +272,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(thrifty, m) {
   m.def("lsh_bucket(Tensor x, Tensor planes, Tensor? mean) -> Tensor");
   // x [B, H, N, D], centroids [B, H / group, C, D], mean [B, H, D] -> int32 [B, H, N]
   m.def("centroid_bucket(Tensor x, Tensor centroids, Tensor? mean) -> Tensor");
+  // Normals of hyperplanes, float32 [dim, planes], from int64 (seed, offset).
+  m.def("lsh_planes(Tensor seed, int dim, int planes) -> Tensor");
   // Item w has queries q_order[q_offsets[w] : q_offsets[w + 1]], which read the sorted keys
   // [windows[w, 0], windows[w, 1]). list_logw and list_var have the dtype of sums, list_range is
   // int32.
@@ -341,6 +308,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(thrifty, m) {
 STABLE_TORCH_LIBRARY_IMPL(thrifty, CPU, m) {
   m.impl("lsh_bucket", TORCH_BOX(&thrifty::attention::ops::lsh_bucket));
   m.impl("centroid_bucket", TORCH_BOX(&thrifty::attention::ops::centroid_bucket));
+  m.impl("lsh_planes", TORCH_BOX(&thrifty::attention::ops::lsh_planes));
   m.impl("hyper_core_fwd", TORCH_BOX(&thrifty::attention::ops::hyper_core_fwd));
   m.impl("hyper_core_bwd", TORCH_BOX(&thrifty::attention::ops::hyper_core_bwd));
   m.impl("hyper_attention_bwd", TORCH_BOX(&thrifty::attention::ops::bwd));

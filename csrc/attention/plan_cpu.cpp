@@ -46,7 +46,10 @@ class Planner {
         total += n.keys();
       }
       ids_.resize(size_t(total));
-      for_each(parallel, int64_t(tasks_.size()), [&](int64_t t) { prepare(tasks_[size_t(t)]); });
+      // The largest squares come last in a layout, and are to be begun first.
+      for_turns(
+          parallel, int64_t(tasks_.size()), [] { return 0; },
+          [&](int, int64_t t) { prepare(tasks_[tasks_.size() - 1 - size_t(t)]); });
       for_each(parallel, int64_t(blocks.size()), [&](int64_t b) { assign(blocks[size_t(b)]); });
       for_each(parallel, int64_t(tasks_.size()), [&](int64_t t) { sort(tasks_[size_t(t)]); });
     }

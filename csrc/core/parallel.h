@@ -6,6 +6,7 @@
 // index its own output, so results never depend on the number of threads.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <exception>
 #include <mutex>
@@ -50,6 +51,19 @@ template <class Body>
 void for_each(ParallelFor parallel, int64_t n, const Body& body) {
   for_ranges(parallel, n, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) body(i);
+  });
+}
+
+// For indices of unequal cost: whoever is free takes the next one. `make()` makes what a thread
+// works with; body(worker, i).
+template <class Make, class Body>
+void for_turns(ParallelFor parallel, int64_t n, const Make& make, const Body& body) {
+  std::atomic<int64_t> next{0};
+  for_ranges(parallel, n, [&](int64_t, int64_t) {
+    int64_t i = next++;
+    if (i >= n) return;
+    auto worker = make();
+    for (; i < n; i = next++) body(worker, i);
   });
 }
 

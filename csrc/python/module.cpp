@@ -4,6 +4,7 @@
 #include "python/numpy_edge.h"
 
 namespace thrifty::python {
+void bind_attention(py::module_& m);
 void bind_drafting(py::module_& m);
 void bind_ensemble(py::module_& m);
 void bind_expert_cache(py::module_& m);
@@ -22,6 +23,7 @@ PYBIND11_MODULE(_native, m, pybind11::mod_gil_not_used()) {
     thrifty::set_num_threads(threads);
   });
   m.def("get_num_threads", &thrifty::get_num_threads);
+  thrifty::python::bind_attention(m);
   thrifty::python::bind_drafting(m);
   thrifty::python::bind_ensemble(m);
   thrifty::python::bind_moe(m);

@@ -28,6 +28,11 @@ def _(x: Tensor, centroids: Tensor, mean: Tensor | None) -> Tensor:
     return integers(x, *x.shape[:-1])
 
 
+@torch.library.register_fake("thrifty::lsh_planes")
+def _(seed: Tensor, dim: int, planes: int) -> Tensor:
+    return seed.new_empty((dim, planes), dtype=torch.float32)
+
+
 def _plan_sizes(nq: int, nk: int, causal: bool, leaf: int) -> tuple[int, int, int]:
     """Nodes of one sequence, their keys and their queries: csrc/attention/layout.cpp."""
     if not causal:
@@ -67,7 +72,7 @@ def _(  # type: ignore[no-untyped-def]
     )
 
 
-for _op in (ops.lsh_bucket, ops.centroid_bucket, ops.hyper_plan):
+for _op in (ops.lsh_bucket, ops.centroid_bucket, ops.lsh_planes, ops.hyper_plan):
     torch.library.register_vmap(f"thrifty::{_op.__name__}", sliced(_op))
 
 

@@ -301,3 +301,41 @@ class ExpertCache:
     ) -> np.ndarray: ...
     def expert_of_slot(self) -> np.ndarray: ...
     def slot_of_expert(self) -> np.ndarray: ...
+
+def lsh_bucket(x: np.ndarray, planes: np.ndarray, mean: np.ndarray | None) -> np.ndarray: ...
+def centroid_bucket(
+    x: np.ndarray, centroids: np.ndarray, mean: np.ndarray | None
+) -> np.ndarray: ...
+def bucket_sort(ids: np.ndarray, buckets: int) -> tuple[np.ndarray, np.ndarray]: ...
+def hyper_core(
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    q_order: np.ndarray,
+    q_offsets: np.ndarray,
+    k_order: np.ndarray,
+    windows: np.ndarray,
+    list_k: np.ndarray | None,
+    list_v: np.ndarray | None,
+    list_logw: np.ndarray | None,
+    list_range: np.ndarray | None,
+    list_var: np.ndarray | None,
+    scale: float,
+) -> tuple[np.ndarray, np.ndarray]: ...
+def hyper_attention(
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    cu_seqlens: np.ndarray | None,
+    mode: str,
+    causal: bool,
+    center: bool,
+    num_buckets: int,
+    window: int,
+    residual: int,
+    keep: int,
+    leaf: int,
+    planes: int,
+    seed: np.ndarray,
+    scale: float,
+) -> tuple[np.ndarray, np.ndarray]: ...

@@ -3,7 +3,6 @@
 docs/attention.md has the equations, what is exact, what is random, and the errors to expect.
 """
 
-from functools import lru_cache
 from itertools import pairwise
 
 import torch
@@ -11,14 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from thrifty import _attention_ops
-from thrifty._attention_arguments import (
+from thrifty._attention_arguments import check_heads, check_lengths
+from thrifty._attention_recipe import (
+    CPU_MIN_LEN,
     check_cuts,
-    check_heads,
-    check_lengths,
     check_recipe,
+    exact_recipe,
     expect,
 )
-from thrifty.reference.attention_plan import lsh_planes
 
 __all__ = ["centroid_bucket", "hyper_attention", "hyper_core", "lsh_bucket"]
 
@@ -144,13 +143,13 @@ def hyper_attention(
             return F.scaled_dot_product_attention(
                 q, k, v, is_causal=causal, scale=scale, enable_gqa=gqa
             )
-        # One leaf, or one window, of all keys.
-        mode, num_buckets, keep = "means", 1, 0
-        leaf = window = max(k.shape[2], 1)
+        exact = exact_recipe(k.shape[2])
+        mode, num_buckets, keep = exact["mode"], exact["num_buckets"], exact["keep"]
+        window, leaf = exact["window"], exact["leaf"]
+    pair = torch.tensor([seed, 0]) if isinstance(seed, int) else seed
     normals = None
     if mode == "paper":
-        normals = _normals(seed, q.shape[3], planes).to(q.device)
-    pair = torch.tensor([seed, 0]) if isinstance(seed, int) else seed
+        normals = _attention_ops.ops.lsh_planes(pair, q.shape[3], planes).to(q.device)
     plan = _attention_ops.ops.hyper_plan(
         q.detach(), k.detach(), normals, cu_seqlens, cu_seqlens, mode, causal, center,
         num_buckets, window, residual, keep, leaf, pair,
@@ -165,29 +164,11 @@ def hyper_attention(
 def automatic_min_len(mode: str, causal: bool, dtype: torch.dtype, device: str) -> int:
     """From how many queries and keys on hyper_attention is faster than torch's exact attention.
 
-    On the CPU both modes are the faster ones from 1536 on, causal or not, in float32 and bfloat16
-    (AVX2, two threads, D = 64, `python -m bench attention`); doubled for 16 bits, which torch
-    multiplies faster on processors with AMX. Elsewhere a model's figure (docs/attention.md).
+    Measured on the CPU (`CPU_MIN_LEN`), elsewhere a model's figure (docs/attention.md).
     """
     if device != "cpu":
         return 8192 if causal else 4096
-    return 4096 if dtype in (torch.bfloat16, torch.float16) else 2048
-
-
-def _normals(seed: int | Tensor, dim: int, planes: int) -> Tensor:
-    """The hyperplanes of mode "paper"; of a seed that is a number, a compiled graph's constant."""
-    make = _constant_normals if isinstance(seed, int) else lsh_planes
-    return make(seed, dim, planes)
-
-
-@torch.compiler.assume_constant_result
-def _constant_normals(seed: int, dim: int, planes: int) -> Tensor:
-    return _cached_normals(seed, dim, planes)
-
-
-@lru_cache(maxsize=16)
-def _cached_normals(seed: int, dim: int, planes: int) -> Tensor:
-    return lsh_planes(seed, dim, planes)
+    return CPU_MIN_LEN[dtype.itemsize]
 
 
 def lsh_bucket(x: Tensor, planes: Tensor, mean: Tensor | None = None) -> Tensor:

@@ -21,6 +21,13 @@ from thrifty._draft_tree import Draft, DraftTree
 from thrifty._expert_cache import ExpertCache, Load
 from thrifty._native import cpu_isa, get_num_threads, set_num_threads
 from thrifty._ngram_table import NgramTable
+from thrifty._numpy_attention import (
+    bucket_sort,
+    centroid_bucket,
+    hyper_attention,
+    hyper_core,
+    lsh_bucket,
+)
 from thrifty._numpy_awrs import (
     awrs_sample,
     awrs_sample_dfa,
@@ -45,12 +52,17 @@ __all__ = [
     "awrs_weights",
     "batch_ensemble_linear",
     "batch_ensemble_mlp",
+    "bucket_sort",
+    "centroid_bucket",
     "cpu_isa",
     "ensemble_linear",
     "filter_threshold",
     "gather_rows",
     "get_num_threads",
     "grouped_mm",
+    "hyper_attention",
+    "hyper_core",
+    "lsh_bucket",
     "masked_sample",
     "moe_mlp",
     "moe_permute",

@@ -1,11 +1,13 @@
 """hyper_attention: the contract of all ops, arguments that do not fit, lengths, NaN, seeds."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from helpers import TrainedOpContract, assert_rejects
+from helpers import TrainedOpContract, assert_one_graph, assert_rejects
 from thrifty import hyper_attention
 from thrifty.reference import attention as reference
 from thrifty.reference.attention_cases import GRAD_TOLERANCE, TOLERANCE, heads, hyper
@@ -87,6 +89,8 @@ WRONG: dict[str, list[Call]] = {
     "leaf": [{"leaf": 0}],
     "planes": [{"planes": 0}, {"planes": 17}],
     "min_len": [{"min_len": -1}],
+    "scale": [{"scale": math.nan}, {"scale": math.inf}],
+    "seed": [{"seed": torch.tensor([1, 2, 3])}, {"seed": torch.tensor([1.0, 2.0])}],
     "cu_seqlens": [
         {"cu_seqlens": torch.tensor([0, 50, 40, 90])},
         {"cu_seqlens": torch.tensor([0, 50])},
@@ -181,3 +185,65 @@ def test_16_bit_gradients_point_where_float32_ones_do() -> None:
 
     for half, wide in zip(gradients(torch.bfloat16), gradients(torch.float32), strict=True):
         assert F.cosine_similarity(half.float().flatten(), wide.flatten(), dim=0) > 0.999
+
+
+@pytest.mark.parametrize("mode", ["means", "paper"])
+def test_compiles_with_a_seed_in_a_tensor(mode: str) -> None:
+    """One graph for all seeds: none is a constant of it."""
+    call = small(mode=mode, causal=True)
+    q, k, v = (call.pop(name).requires_grad_() for name in ("q", "k", "v"))
+    del call["seed"]
+
+    def attend(seed: Tensor) -> Tensor:
+        return hyper_attention(q, k, v, seed=seed, **call)[0]
+
+    seeds = [(torch.tensor([3, offset]),) for offset in (0, 1)]
+    assert_one_graph(attend, seeds, (q, k, v), dynamic=False)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("mode", ["means", "paper"])
+def test_export(mode: str, causal: bool) -> None:
+    call = small(mode=mode, causal=causal)
+    heads = tuple(call.pop(name) for name in ("q", "k", "v"))
+
+    class Attend(torch.nn.Module):
+        def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            return hyper_attention(q, k, v, **call)[0]
+
+    program = torch.export.export(Attend(), heads)
+    assert torch.equal(program.module()(*heads), Attend()(*heads))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("mode", ["means", "paper"])
+def test_gradients_by_differences(mode: str, causal: bool) -> None:
+    """Of out and lse at once, with several nodes of several windows each."""
+    shape = {"nq": 22, "d": 3, "dv": 2, "q_heads": 2, "k_heads": 1}
+    options = {"window": 3, "leaf": 4, "residual": 5, "keep": 2, "mode": mode, "causal": causal}
+    call = hyper(Make("cpu", torch.float64), shape=shape, **options)
+    leaves = tuple(call.pop(name).requires_grad_() for name in ("q", "k", "v"))
+    assert torch.autograd.gradcheck(lambda q, k, v: hyper_attention(q, k, v, **call), leaves)
+
+
+@pytest.mark.parametrize("min_len", [None, 0])
+@pytest.mark.parametrize("mode", ["means", "paper"])
+def test_no_keys(mode: str, min_len: int | None) -> None:
+    call = hyper(Make("cpu", torch.float32), shape={"nq": 3, "nk": 0}, mode=mode)
+    out, lse = hyper_attention(**call | {"min_len": min_len})
+    assert (out == 0).all()
+    assert (lse == -torch.inf).all()
+
+
+@pytest.mark.parametrize("length", [1024, 1500])
+def test_gradients_of_one_long_leaf(length: int) -> None:
+    """One leaf that several tasks share, beside torch's exact attention."""
+    call = heads(Make("cpu", torch.float32), nq=length, d=16, q_heads=1, k_heads=1)
+    leaves = tuple(call[name].requires_grad_() for name in ("q", "k", "v"))
+    out, _ = hyper_attention(*leaves, causal=True, return_lse=True)
+    grads = [
+        torch.autograd.grad(x.square().sum(), leaves)
+        for x in (out, F.scaled_dot_product_attention(*leaves, is_causal=True))
+    ]
+    for got, expected in zip(*grads, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)

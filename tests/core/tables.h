@@ -1,5 +1,6 @@
-// The tables of every instruction set that this machine runs, and of the two builds for tests only
-// (CMakeLists.txt): `wide`, AVX-512's vectors, and `amx_twin`, AMX's tiles as plain loops.
+// The tables of every instruction set that this machine runs, and under the sanitizers of two builds
+// for tests only (CMakeLists.txt): `wide`, AVX-512's vectors, and `amx_twin`, AMX's tiles as plain
+// loops.
 #pragma once
 
 #include <vector>
@@ -20,8 +21,10 @@
   extern const moe::TileTable moe_tiles;             \
   extern const drafting::NgramKernels ngram_kernels; \
   }
+#ifdef THRIFTY_TEST_TWINS
 THRIFTY_TEST_TABLES(wide)
 THRIFTY_TEST_TABLES(amx_twin)
+#endif
 
 namespace thrifty::test {
 
@@ -42,8 +45,11 @@ struct Tables {
   }
 
 inline std::vector<Tables> all_tables() {
-  std::vector<Tables> all{THRIFTY_TABLES_OF(baseline), THRIFTY_TABLES_OF(wide),
-                          THRIFTY_TABLES_OF(amx_twin)};
+  std::vector<Tables> all{THRIFTY_TABLES_OF(baseline)};
+#ifdef THRIFTY_TEST_TWINS
+  all.push_back(THRIFTY_TABLES_OF(wide));
+  all.push_back(THRIFTY_TABLES_OF(amx_twin));
+#endif
 #ifdef THRIFTY_X86
   const Isa best = active_isa();
   if (best >= Isa::kAvx2) all.push_back(THRIFTY_TABLES_OF(avx2));

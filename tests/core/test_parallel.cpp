@@ -134,6 +134,18 @@ void forked_children() {
 #endif
 }
 
+void turns_take_every_index_once() {
+  for (const ParallelFor parallel : {serial, pool}) {
+    std::vector<std::atomic<int>> taken(100);
+    std::atomic<int> workers{0};
+    for_turns(
+        parallel, 100, [&] { return workers++; }, [&](int, int64_t i) { ++taken[size_t(i)]; });
+    for (const auto& count : taken) EXPECT(count == 1, "taken ", count.load(), " times");
+    EXPECT(workers >= 1);
+    for_turns(parallel, 0, [&] { return workers++; }, [&](int, int64_t) { EXPECT(false); });
+  }
+}
+
 }  // namespace
 }  // namespace thrifty::test
 
@@ -150,5 +162,6 @@ int main() {
                     {"callers at once", callers_at_once},
                     {"exceptions come back", exceptions_come_back},
                     {"number of threads", number_of_threads},
+                    {"turns", turns_take_every_index_once},
                     {"forked children", forked_children}});
 }

@@ -1,0 +1,41 @@
+"""examples/long_context_attention.py runs, and its figures are those of one model."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "long_context_attention.py"
+pytestmark = pytest.mark.skipif(not EXAMPLE.exists(), reason="no examples here")
+
+
+def example() -> Any:
+    spec = importlib.util.spec_from_file_location("long_context_attention_example", EXAMPLE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look there
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_quick_mode(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A text of one leaf is exact in every mode; of more, perplexities are near exact's."""
+    rows = example().main(["--quick", "--threads", "1", "--json", str(tmp_path / "rows.json")])
+    by_call = {(row.tokens, row.method): row.perplexity for row in rows}
+    assert len(by_call) == 6
+    for mode in ("paper", "means"):
+        assert by_call[1024, mode] == pytest.approx(by_call[1024, "exact"], rel=1e-3)
+        assert by_call[2560, mode] == pytest.approx(by_call[2560, "exact"], rel=0.2)
+    assert 10 < by_call[1024, "exact"] < 1000
+    assert capsys.readouterr().out.count("x ") >= len(rows)
+
+
+def test_plot(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    module = example()
+    rows = [module.Row(n, m, 1.0, 1.0, 9.0, 9.0) for n in (1, 2) for m in module.METHODS]
+    module.plot(rows, tmp_path / "rows.png")
+    assert (tmp_path / "rows.png").read_bytes().startswith(b"\x89PNG")
