@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from os.path import relpath
 from pathlib import Path
 
-from bench import attention_error
 from bench.report import seconds
 from bench.summary import HEADS, line, timed
 from bench.words import WORDS
@@ -164,6 +163,8 @@ def attention_memory(machine: Machine, page: Path) -> str:
 
 def attention_errors(machine: Machine, page: Path) -> str:
     """The table of bench.attention_error, from the file that it writes."""
+    from bench import attention_error  # which imports thrifty; nothing else here needs a build
+
     return attention_error.table(json.loads(attention_error.RESULT.read_text())["rows"]) + "\n"
 
 
