@@ -4,7 +4,7 @@
 #   THRIFTY_CUDA=OFF      leave the CUDA kernels out (ON: stop when nvcc is missing)
 #   FULL=1                as CI: CUDA kernels for every architecture, and their race checker
 #   TORCH_INDEX=<url>     a package index for torch, such as PyTorch's with CPU-only builds
-#   BENCH=...  PYTEST=... arguments of `python -m bench` and of pytest
+#   BENCH=... PYTEST=... EXAMPLES=...   arguments of `python -m bench`, pytest, each example
 PYTHON ?= python3
 FULL   ?= $(CI)
 VENV   ?= .venv
@@ -26,14 +26,22 @@ NO_PYTHON := $(PYTHON) is older than 3.10 or lacks its headers or venv \
              (Debian: apt-get install python3-dev python3-venv).
 PYTHON_OK := import ensurepip, os, sys, sysconfig; assert sys.version_info >= (3, 10); \
              assert os.path.exists(sysconfig.get_path("include") + "/Python.h")
+# Only `make build`, and the wheel that takes its objects.
+TESTED    := -C cmake.define.THRIFTY_TESTS=ON \
+             -C cmake.define.THRIFTY_TEST_RACES=$(if $(FULL),ON,OFF) \
+             -C cmake.define.THRIFTY_WERROR=$(if $(CI),ON,OFF)
 BUILT     := $(VENV)/.built-cuda-$(or $(THRIFTY_CUDA),AUTO)$(if $(FULL),-full)
 # Without a GPU the kernels are compiled for one architecture, to see that they compile.
-ARCHS     := $(if $(FULL)$(shell command -v nvidia-smi),80-real;90a-real,90a-real)
+ARCHS     := $(or $(CUDA_ARCHS),$(if $(FULL)$(shell command -v nvidia-smi),80-real;90a-real,90a-real))
 
-.PHONY: help build test bench sanitize lint docs wheel wheel-check cuda-toolchain gpu-build gpu clean
+.PHONY: help build test bench peers readme-table examples sanitize lint docs wheel wheel-check \
+        cuda-toolchain gpu-build gpu clean
 help:
 	@echo "make test            build, run the C++ tests and the Python tests"
 	@echo "make bench           build, run the benchmarks (BENCH='ensemble --full' for more)"
+	@echo "make peers           libraries to compare with, into $(VENV), for make bench"
+	@echo "make examples        the examples, a minute or so each (EXAMPLES= for all of their data)"
+	@echo "make readme-table    the figures of README and docs, from bench/results"
 	@echo "make sanitize        the core's C++ tests under AddressSanitizer and UBSan"
 	@echo "make lint            ruff, clang-format, mypy"
 	@echo "make docs            the documentation as a site, in build/site"
@@ -44,20 +52,20 @@ help:
 	@echo "make gpu             tests, sanitizer and benches on this machine's GPU (GPU='--only tests')"
 	@echo "make clean           remove builds ($(VENV) stays)"
 
-$(VENV)/.requirements: requirements.txt
+$(VENV)/.requirements: requirements/test.txt
 	@test -n "$(CXX_FOUND)" || { echo "thrifty: $(NO_CXX)"; exit 1; }
 	@$(PYTHON) -c '$(PYTHON_OK)' 2>/dev/null || { echo "thrifty: $(NO_PYTHON)"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python cmake/torch_flavour.py requirements.txt $(TORCH_INDEX)
-	$(PIP) -r requirements.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+	@$(BIN)/python cmake/torch_flavour.py $< $(TORCH_INDEX)
+	$(PIP) -r $< $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 	@touch $@
 
-$(VENV)/.wheel: requirements-wheel.txt | $(VENV)/.requirements
+$(VENV)/.wheel: requirements/wheel.txt | $(VENV)/.requirements
 	$(PIP) -r $<
 	@touch $@
 
 # Away from the other packages: it reads the sources and imports nothing of them.
-build/docs-venv/.done: requirements-docs.txt
+build/docs-venv/.done: requirements/docs.txt
 	@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install -q --disable-pip-version-check -r $<
 	@touch $@
@@ -66,7 +74,7 @@ docs: build/docs-venv/.done
 	NO_MKDOCS_2_WARNING=1 build/docs-venv/bin/mkdocs build --strict --quiet
 	@echo "thrifty: build/site/index.html"
 
-$(VENV)/.lint: requirements-lint.txt | $(VENV)/.requirements
+$(VENV)/.lint: requirements/lint.txt | $(VENV)/.requirements
 	$(PIP) -r $<
 	@touch $@
 
@@ -75,9 +83,14 @@ $(VENV)/.cutlass: | $(VENV)/.requirements
 	$(PIP) --no-deps nvidia-cutlass==4.2.0.0
 	@touch $@
 
-$(VENV)/.no-deps: requirements-no-deps.txt | $(VENV)/.requirements
+$(VENV)/.no-deps: requirements/no-deps.txt | $(VENV)/.requirements
 	$(PIP) --no-deps -r $<
 	@touch $@
+
+# Libraries that the benchmarks compare with; one that cannot be had here is left out with a line.
+peers: $(VENV)/.no-deps
+	@grep -v '^#' requirements/peers.txt | while read -r package; do \
+	  $(PIP) --no-deps "$$package" || echo "thrifty: no $$package; its rows will be skipped"; done
 
 ifneq ($(THRIFTY_CUDA),OFF)
 ifneq ($(NVCC),)
@@ -88,9 +101,7 @@ endif
 # Editable: Python files are used where they are, so only native sources make it run again.
 $(BUILT): $(VENV)/.requirements $(CUTLASS) $(SOURCES) CMakeLists.txt pyproject.toml
 	@echo "thrifty: building, some minutes the first time"
-	$(RUN) $(PIP) --no-build-isolation --no-deps -C cmake.define.THRIFTY_TESTS=ON \
-	  -C cmake.define.THRIFTY_TEST_RACES=$(if $(FULL),ON,OFF) \
-	  -C cmake.define.THRIFTY_WERROR=$(if $(CI),ON,OFF) \
+	$(RUN) $(PIP) --no-build-isolation --no-deps $(TESTED) \
 	  -C "cmake.define.THRIFTY_CUDA_ARCHS=$(ARCHS)" -e .
 	@rm -f $(VENV)/.built-cuda-*
 	@touch $@
@@ -103,8 +114,22 @@ test: build $(VENV)/.no-deps
 	$(RUN) ctest --test-dir $(BUILD_DIR) --output-on-failure -j2 --no-tests=ignore
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest $(PYTEST) tests
 
+# The later --json and --plot of BENCH count.
 bench: build $(VENV)/.no-deps
-	$(BIN)/python -m bench $(BENCH)
+	$(BIN)/python -m bench --json build/bench/run.json --plot build/bench $(BENCH)
+
+readme-table:
+	$(BIN)/python -m bench.tables
+
+# Every script takes --quick and --plot.
+EXAMPLES ?= --quick
+examples: build $(VENV)/.no-deps
+	@mkdir -p build/examples
+	@for script in $$(grep -l '^if __name__ ==' examples/*.py); do \
+	  name=$$(basename $$script .py); echo "=== $$script $(EXAMPLES)"; \
+	  $(BIN)/python $$script $(EXAMPLES) --plot build/examples/$$name.png || exit 1; \
+	  test -s build/examples/$$name.png || { echo "thrifty: $$script made no picture"; exit 1; }; \
+	done; ls -l build/examples/*.png
 
 # The C++ tests of the core once more, with the instruction sets that this machine lacks as twins.
 sanitize: $(VENV)/.requirements
@@ -121,24 +146,28 @@ lint: $(VENV)/.lint
 
 # VARIANT: cpu, or cu130 and the like, which only that nvcc builds. THRIFTY_PYTHONS: see
 # cmake/pythons.py. Newer GPUs than those named compile the sm_80 kernels from their PTX.
+# SAME_TREE=1 takes the objects of `make build`, which must have had the same CUDA_ARCHS.
 VARIANT        ?= $(if $(and $(filter-out OFF,$(or $(THRIFTY_CUDA),AUTO)),$(NVCC)),cu$(shell \
                     $(NVCC) --version | sed -n 's/.*release \([0-9]*\)\.\([0-9]*\).*/\1\2/p'),cpu)
 THRIFTY_PYTHONS ?= all
 NOT_OURS        = libtorch.so libtorch_cpu.so libtorch_cuda.so libc10.so
+WHEEL_DIR       = build/wheel-$(VARIANT)
+WHEEL_BUILD     = $(if $(SAME_TREE),$(BUILD_DIR),$(WHEEL_DIR))
 wheel: $(VENV)/.requirements $(VENV)/.wheel $(CUTLASS)
-	rm -rf build/wheel-$(VARIANT)
+	rm -rf $(WHEEL_DIR)
 	$(RUN) THRIFTY_LOCAL_VERSION=$(VARIANT) THRIFTY_PYTHONS="$(THRIFTY_PYTHONS)" \
 	  THRIFTY_CUDA=$(if $(filter cpu,$(VARIANT)),OFF,ON) $(BIN)/python -m pip wheel -q \
-	  --no-build-isolation --no-deps -C build-dir=build/wheel-$(VARIANT) \
-	  -C "cmake.define.THRIFTY_CUDA_ARCHS=80;90a-real" -w build/wheel-$(VARIANT)/linux .
-	@cat build/wheel-$(VARIANT)/pythons.txt build/wheel-$(VARIANT)/cuda.txt
+	  --no-build-isolation --no-deps -C build-dir=$(WHEEL_BUILD) $(if $(SAME_TREE),$(TESTED)) \
+	  -C "cmake.define.THRIFTY_CUDA_ARCHS=$(or $(CUDA_ARCHS),80;90a-real)" -w $(WHEEL_DIR)/linux .
+	@cat $(WHEEL_BUILD)/pythons.txt $(WHEEL_BUILD)/cuda.txt
 	$(RUN) $(BIN)/auditwheel repair $(addprefix --exclude=,$(NOT_OURS)) -w dist \
-	  build/wheel-$(VARIANT)/linux/*.whl
+	  $(WHEEL_DIR)/linux/*.whl
 	@ls -l dist/*.whl
 
-# Installs each wheel of dist into clean environments. "none": NumPy alone.
+# Installs each wheel of dist into clean environments. "none": NumPy alone. STUB_CUDA=1 leaves out
+# NVIDIA's libraries that PyPI's torch brings, several GB for each version.
 PYTHONS ?= $(PYTHON)
-TORCHES ?= 2.10.0 2.11.0 2.13.0 none
+TORCHES ?= 2.10.0 2.11.0 2.13.0 2.14.1 none
 wheel-check:
 	@for python in $(PYTHONS); do for torch in $(TORCHES); do for wheel in dist/*.whl; do \
 	  echo "=== $$wheel, $$python, torch $$torch"; \

@@ -8,14 +8,13 @@ import argparse
 import os
 import platform
 import sys
-import time
 from pathlib import Path
 
 # glibc returns large freed blocks to the system and faults them in again at the next call, which
 # doubles the time of eager elementwise code. Every implementation runs with that switched off,
 # the same for all: a baseline that loses to its allocator would flatter us.
 TUNED_MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(2**33), "MALLOC_TRIM_THRESHOLD_": str(2**33)}
-QUICK_S = 30.0  # of a quick run's minute; later cases then take one sample each
+QUICK_S = 30.0  # of a quick run's minute; what is late then takes few samples
 PATH_OPTIONS = ("--json", "--compare", "--plot")
 
 
@@ -88,9 +87,9 @@ def main(argv: list[str]) -> int:
         run.print_list(selected)
         return 0
     torch.set_num_threads(options.threads or run.machine.cores())
-    deadline = time.monotonic() + QUICK_S if options.quick else None
+    quick_s = QUICK_S if options.quick else None
     try:
-        return run.run(options, selected, without_folders(argv), deadline)
+        return run.run(options, selected, without_folders(argv), quick_s)
     except Incomparable as error:
         return fail(f"--compare: {error}")
 

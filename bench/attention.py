@@ -21,7 +21,7 @@ from torch import Tensor
 from bench.attention_data import Draw, clusters
 from bench.bars import Bar
 from bench.harness import DTYPES, Case, Impl
-from bench.peers import require
+from bench.peers import flashinfer, require
 
 D = 64
 
@@ -56,6 +56,10 @@ def relative(got: Tensor, expected: Tensor) -> float:
 
 def run_exact(state: Heads) -> Impl:
     return Impl(torch.inference_mode()(state.exact), compared=False)
+
+
+def run_peer(attend: Callable, state: Heads) -> Impl:
+    return Impl(attend(state.q, state.k, state.v, state.causal), compared=False)
 
 
 def hyper(state: Heads, mode: str = "means", min_len: int | None = 0) -> Impl:
@@ -151,7 +155,12 @@ def flops(n: int, causal: bool) -> float:
     return 4 * n * n * D / (2 if causal else 1)
 
 
-def attention(op: str, n: int, causal: bool, dtype: str, tier: int, heads: int = 1) -> Case:
+GPU_PEERS = {"flash_attn": flashinfer.flash_attn, "flashinfer": flashinfer.prefill}
+
+
+def attention(
+    op: str, n: int, causal: bool, dtype: str, tier: int, heads: int = 1, gpu: bool = False
+) -> Case:
     """hyper_attention_{fwd,train}."""
     training = op.endswith("_train")
     impls = {
@@ -161,6 +170,8 @@ def attention(op: str, n: int, causal: bool, dtype: str, tier: int, heads: int =
     }
     if not training:
         impls["auto"] = partial(hyper, mode="means", min_len=None)
+        if gpu:
+            impls |= {name: partial(run_peer, peer) for name, peer in GPU_PEERS.items()}
     return Case(
         op=op,
         dims={"N": n, "H": heads, "causal": int(causal)},
@@ -182,10 +193,10 @@ TIERS = {4096: 0, 16384: 1, 65536: 1}
 
 def cases(device: torch.device) -> list[Case]:
     listed = []
-    fwd, step = "hyper_attention_fwd", "hyper_attention_train"
+    fwd, step, gpu = "hyper_attention_fwd", "hyper_attention_train", device.type == "cuda"
     for dtype in ("fp32", "bf16"):
         for causal in (False, True):
-            listed += [attention(fwd, n, causal, dtype, TIERS.get(n, 2)) for n in SWEEP]
+            listed += [attention(fwd, n, causal, dtype, TIERS.get(n, 2), gpu=gpu) for n in SWEEP]
         listed += [attention(fwd, 16384, causal, dtype, 2, heads=4) for causal in (False, True)]
         listed.append(attention(step, 4096, True, dtype, 2))
         listed.append(attention(step, 16384, True, dtype, 1))

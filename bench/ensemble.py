@@ -262,6 +262,8 @@ def cases(device: torch.device) -> list[Case]:
         listed += [network(f"tabm_{a}_train", 256, dtype, 2) for a in ("mini", "packed")]
         listed += [network("tabm_infer", 256, dtype, 2, d=d) for d in (128, 256, 960)]
         listed += [network("tabm_infer", 256, dtype, 2, d_in=d_in) for d_in in (8, 1600)]
+        listed += [network("tabm_infer", 256, dtype, 2, blocks=blocks) for blocks in (2, 5)]
+        listed += [network("tabm_infer", 256, dtype, 2, k=8), network("tabm_infer", 4096, dtype, 2)]
         listed += [network("tabm_train", 256, dtype, 2, d=d) for d in (128, 256, 960)]
         listed += [network("tabm_train", 256, dtype, 2, dropout=0)]
         listed += [mlp(b, dtype, 0 if b == 1 else 1) for b in (1, 32, 256)]

@@ -1,10 +1,10 @@
 """Cases of the moe family: the layer of experts, forward and with its backward, H = 1024, I = 512,
 64 experts, 8 of them a token, random balanced routing unless a case says `skew`.
 
-Peers: the backends that `transformers` offers on the CPU. Floor: the bytes of the experts' weights
-that the routing touches, read once (`read`), and the bare products of one expert after another
-(`gemm`). Small batches rotate four routings, so that weights come from memory, as they do between
-the layers of a model.
+Peers: the backends that `transformers` offers on the device. Floor: the bytes of the experts'
+weights that the routing touches, read once (`read`), and the bare products of one expert after
+another (`gemm`). Small batches rotate four routings, so that weights come from memory, as they do
+between the layers of a model.
 """
 
 from collections.abc import Callable
@@ -127,11 +127,15 @@ def peer(name: str) -> Callable[[Tensor, Tensor], Callable[..., Tensor]]:
     return partial(transformers_experts.backend, name)
 
 
+def of_backend(name: str) -> Callable[[Layer], Impl]:
+    return lambda s: run_all(peer(name)(s.w1, s.w2), s)
+
+
 def gemm_floor(layer: Layer) -> Impl:
     """The products alone, one expert after another, on rows that lie ready."""
     ids = layer.routings[0][0]
     counts = torch.bincount(ids.flatten(), minlength=EXPERTS).tolist()
-    parts = [(e, torch.rand(n, HIDDEN).to(layer.x.dtype), torch.rand(n, INNER).to(layer.x.dtype))
+    parts = [(e, layer.x.new_ones(n, HIDDEN), layer.x.new_ones(n, INNER))
              for e, n in enumerate(counts) if n]  # fmt: skip
 
     def call() -> None:
@@ -156,19 +160,22 @@ def read_floor(layer: Layer) -> Impl:
     return Impl(call, compared=False)
 
 
-def moe_mlp(tokens: int, dtype: str, tier: int, skew: bool = False) -> Case:
+def moe_mlp(tokens: int, dtype: str, tier: int, skew: bool = False, gpu: bool = False) -> Case:
     active = EXPERTS * (1 - (1 - TOP_K / EXPERTS) ** tokens) if not skew else 1
     impls = {
         "thrifty": lambda s: run_all(thrifty_op("thrifty", s.w1, s.w2), s),
-        "eager": lambda s: run_all(peer("eager")(s.w1, s.w2), s),
-        "grouped_mm": lambda s: run_all(peer("grouped_mm")(s.w1, s.w2), s),
+        "eager": of_backend("eager"),
+        "grouped_mm": of_backend("grouped_mm"),
         "gemm": gemm_floor,
         "read": read_floor,
     }
     if skew:
         impls["balanced"] = balanced
     if tokens <= 16:  # it copies the weights of every choice
-        impls["batched_mm"] = lambda s: run_all(peer("batched_mm")(s.w1, s.w2), s)
+        impls["batched_mm"] = of_backend("batched_mm")
+
+    if gpu:
+        impls |= {name: of_backend(name) for name in transformers_experts.GPU_KERNELS}
 
     def exact(state: Layer) -> Tensor:
         wide = state.double()
@@ -216,11 +223,10 @@ def moe_mlp_train(tokens: int, dtype: str, tier: int) -> Case:
 
 
 def cases(device: torch.device) -> list[Case]:
-    if device.type != "cpu":
-        return moe_grouped.cases()
-    listed = []
+    gpu = device.type == "cuda"
+    listed = moe_grouped.cases() if gpu else []
     for dtype in ("fp32", "bf16"):
-        listed += [moe_mlp(t, dtype, 0 if t == 1 else 1) for t in (1, 16, 512, 4096)]
+        listed += [moe_mlp(t, dtype, 0 if t == 1 else 1, gpu=gpu) for t in (1, 16, 512, 4096)]
         listed.append(moe_mlp(4096, dtype, 1, skew=True))
         listed.append(moe_mlp_train(512, dtype, 1))
     return listed

@@ -1,9 +1,11 @@
-"""PNG plots of time against size, one per operation and dtype, both axes logarithmic."""
+"""PNG plots: the ratios of a run's summary, and time against size, one picture per op and dtype."""
 
 import importlib.util
 import re
 from collections import defaultdict
 from pathlib import Path
+
+from bench import summary
 
 
 def available() -> bool:
@@ -31,6 +33,31 @@ def panels(run: dict) -> dict[str, dict[str, list[tuple[int, dict]]]]:
     }
 
 
+def ratios(run: dict, folder: Path) -> list[Path]:
+    """One bar per line of the summary: how many times as fast as what one would run instead."""
+    from matplotlib import pyplot
+
+    lines = [found for case in summary.largest(run["cases"]) if (found := summary.line(case))]
+    lines = [found for found in lines if found.instead]
+    if not lines:
+        return []
+    names = [f"{found.what}, {found.dtype}\nover {found.instead}" for found in lines]
+    names = [name.replace("`", "") for name in names]
+    height = 0.8 + 0.42 * len(lines)
+    figure, axes = pyplot.subplots(figsize=(9.0, height), layout="constrained")
+    bars = axes.barh(names, [found.ratio - 1.0 for found in lines], left=1.0)
+    axes.bar_label(bars, [f" {summary.three_digits(found.ratio)}x" for found in lines], fontsize=7)
+    axes.axvline(1.0, color="black", linewidth=0.8)
+    axes.set(xscale="log", xlabel="time of the other over thrifty's")
+    axes.tick_params(axis="y", labelsize=7)
+    axes.margins(x=0.15)
+    axes.invert_yaxis()
+    path = folder / "summary.png"
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+    return [path]
+
+
 def plot(run: dict, folder: Path) -> list[Path]:
     """Writes the plots; returns their paths."""
     import matplotlib
@@ -39,7 +66,7 @@ def plot(run: dict, folder: Path) -> list[Path]:
     from matplotlib import pyplot
 
     folder.mkdir(parents=True, exist_ok=True)
-    written = []
+    written = ratios(run, folder)
     for title, lines in panels(run).items():
         figure, axes = pyplot.subplots(figsize=(6.0, 4.2), layout="constrained")
         for impl, points in lines.items():

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 
 import torch
 
-from bench import FAMILIES, bars, compare, machine, plot, report, roofline
+from bench import FAMILIES, bars, compare, machine, plot, report, roofline, summary
 from bench.harness import Case, Result, run_case
 from bench.timing import CpuTimer, CudaTimer, Plan
 
 QUICK = Plan(budget_s=0.4, min_rounds=3, slow_s=0.5)
 USUAL = Plan()
 FULL = Plan(budget_s=10.0)
-ONE_SAMPLE = Plan(budget_s=0.0, min_rounds=1, slow_s=0.5)
+LATE = Plan(budget_s=0.0, min_rounds=3, slow_s=0.1)  # when a family's share of a quick run is spent
 TIERS = ("quick", "default", "full")
 
 
@@ -76,9 +76,9 @@ def run_family(part: Selected, options: Namespace, roof, deadline: float | None)
     table = report.Table(part.family, part.cases)
     results = []
     for case in part.cases:
-        if deadline is not None and plan is not ONE_SAMPLE and time.monotonic() > deadline:
-            print("the time of a quick run is used up: one sample per row from here on")
-            plan = ONE_SAMPLE
+        if deadline is not None and plan is not LATE and time.monotonic() > deadline:
+            print("this family's share of a quick run is used up: few samples a row from here on")
+            plan = LATE
         results.append(run_case(case, device, timer, plan, compiled=not options.quick))
         table.add(results[-1], roof)
     table.close(report.geometric_means(results))
@@ -91,8 +91,8 @@ def broken(results: dict[str, list[Result]]) -> bool:
     return any(r.status == "FAIL" or (r.status == "skip" and r.impl == "thrifty") for r in rows)
 
 
-def run(options: Namespace, selected: list[Selected], argv: list[str], deadline) -> int:
-    """Returns the exit code."""
+def run(options: Namespace, selected: list[Selected], argv: list[str], quick_s) -> int:
+    """Returns the exit code. `quick_s`: of a quick run, shared out over the families; else None."""
     device = torch.device(options.device)
     facts = machine.machine(device)
     header = {"schema": report.SCHEMA, "device": device.type, "machine": facts}
@@ -100,7 +100,10 @@ def run(options: Namespace, selected: list[Selected], argv: list[str], deadline)
     dtypes = [case.dtype for part in selected for case in part.cases if case.flops]
     roof = roofline.roofline(device, facts, dtypes, options.recalibrate)
     print_machine(facts, roof)
-    results = {part.family: run_family(part, options, roof, deadline) for part in selected}
+    results = {}
+    for part in selected:
+        deadline = quick_s and time.monotonic() + quick_s / len(selected)
+        results[part.family] = run_family(part, options, roof, deadline)
     written = report.run_json(
         results,
         roof,
@@ -117,9 +120,11 @@ def run(options: Namespace, selected: list[Selected], argv: list[str], deadline)
         )
         bars.print_bars(written["bars"])
         code |= not all(entry["passed"] for entry in written["bars"])
+    summary.print_summary(written)
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(written, indent=1) + "\n")
+        print(f"wrote {options.json}")
     if options.plot:
         print("\n".join(f"wrote {path}" for path in plot.plot(written, options.plot)))
     if base is not None:

@@ -8,7 +8,7 @@ from bench.harness import Case
 
 
 def cases(device: torch.device) -> list[Case]:
-    return [*sampling_masks.cases(), *sampling_awrs.cases()]
+    return [*sampling_masks.cases(gpu=device.type == "cuda"), *sampling_awrs.cases()]
 
 
 BARS = [*sampling_masks.BARS, *sampling_awrs.BARS]

@@ -19,7 +19,7 @@ from torch import Tensor
 import thrifty
 from bench.bars import Bar
 from bench.harness import DTYPES, Case, Impl
-from bench.peers import require
+from bench.peers import flashinfer, require
 from thrifty.reference.sampling import unpack_token_bitmask
 from thrifty.sampling import MaskedSample
 
@@ -104,6 +104,10 @@ def race(p: Tensor) -> Tensor:
     return p.div(torch.empty_like(p).exponential_()).argmax(-1)
 
 
+def flashinfer_chain(rows: Rows) -> Impl:
+    return sample_chain(masked_by_torch, flashinfer.draw())(rows)
+
+
 def sample_chain(masked: Callable[[Rows], Callable[[], Tensor]], draw: Callable[[Tensor], Tensor]):
     def factory(rows: Rows) -> Impl:
         mask = masked(rows)
@@ -126,12 +130,16 @@ def read_floor(rows: Rows) -> Impl:
     return Impl(lambda: bits.amax(-1), compared=False)
 
 
-def sample(batch: int, dtype: str, share: str, tier: int, **filters: float) -> Case:
+def sample(
+    batch: int, dtype: str, share: str, tier: int, gpu: bool = False, **filters: float
+) -> Case:
     peers = {} if filters else {
         "xgrammar": sample_chain(masked_by_xgrammar, multinomial),
         "race": sample_chain(masked_by_xgrammar, race),
         "eager": sample_chain(masked_by_torch, multinomial),
     }  # fmt: skip
+    if gpu and not filters:
+        peers["flashinfer"] = flashinfer_chain
     size = DTYPES[dtype].itemsize
     name = "".join(f"_{key}" for key in filters) + ("" if share == "half" else f"_{share}")
     return Case(
@@ -198,12 +206,12 @@ def mask(batch: int, dtype: str, share: str, tier: int) -> Case:
     )
 
 
-def cases() -> list[Case]:
+def cases(gpu: bool) -> list[Case]:
     listed = []
     for dtype in ("fp32", "bf16"):
         for share in SHARES:
             wide = 0 if dtype == "fp32" and share == "half" else 1
-            listed += [sample(1, dtype, share, wide), sample(64, dtype, share, 1)]
+            listed += [sample(b, dtype, share, t, gpu) for b, t in ((1, wide), (64, 1))]
             listed += [mask(1, dtype, share, wide), mask(64, dtype, share, 1)]
     for filters in ({"top_k": 50}, {"top_p": 0.9}, {"min_p": 0.05}, {"top_h": 0.4}):
         listed.append(sample(1, "fp32", "half", 1, **filters))

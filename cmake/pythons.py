@@ -2,7 +2,8 @@
 
 The op libraries serve every Python, so one wheel serves as many as there are headers at hand when
 it is built. THRIFTY_PYTHONS names folders that hold a Python.h, or is "all" for those that lie
-where Debian and manylinux images keep them; unset, only the Python that builds is served.
+where Debian, manylinux images and pyenv keep them, or "own" for the Python that builds alone. Unset
+is "own", too, but the metadata do not say so.
 
 Run by CMake, prints one line a Python: version|suffix|folder.
 """
@@ -17,7 +18,7 @@ from typing import NamedTuple
 
 SUPPORTED = [(3, minor) for minor in range(10, 15)]
 PLACES = ["/opt/python/cp3*-cp3*/include/python3.*", "/usr/include/python3.*",
-          "/usr/local/include/python3.*"]  # fmt: skip
+          "/usr/local/include/python3.*", "~/.pyenv/versions/3.*/include/python3.*"]  # fmt: skip
 
 
 class Headers(NamedTuple):
@@ -47,8 +48,11 @@ def own() -> Headers:
 
 def found(wanted: str) -> list[Headers]:
     """The Python that builds and the others, by version; one folder for each."""
+    if wanted == "own":
+        return [own()]
     if wanted == "all":
-        folders = [Path(path) for place in PLACES for path in sorted(glob.glob(place))]
+        places = [os.path.expanduser(place) for place in PLACES]
+        folders = [Path(path) for place in places for path in sorted(glob.glob(place))]
         others = [read(folder) for folder in folders if (folder / "Python.h").is_file()]
     else:
         others = [read(Path(folder)) for folder in wanted.split()]

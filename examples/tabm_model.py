@@ -106,7 +106,8 @@ class TabMRegressor:
         data = [t.to(self.device) for t in (x_num, x_cat, (y - self.mean) / self.std)]
         best, best_state, waited = float("inf"), {}, 0
         label = f"{self.backend} seed {self.seed}"
-        with tqdm(total=self.epochs, desc=label, unit="epoch", disable=not self.progress) as bar:
+        quiet = None if self.progress else True  # None: a bar on terminals alone
+        with tqdm(total=self.epochs, desc=label, unit="epoch", disable=quiet) as bar:
             for _ in range(self.epochs):
                 start = time.perf_counter()
                 loss = self._epoch(optimiser, *data)

@@ -5,7 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.harness import Unavailable
 from bench.peers import require
+
+GPU_KERNELS = ("sonicmoe", "deepgemm")  # CuTe and Triton; `kernels` fetches them at first use
 
 
 def experts(w1: Tensor, w2: Tensor) -> Any:
@@ -28,7 +31,13 @@ def experts(w1: Tensor, w2: Tensor) -> Any:
 
 
 def backend(name: str, w1: Tensor, w2: Tensor) -> Any:
-    """`name`: eager, batched_mm or grouped_mm; called with (x, ids, weights)."""
+    """`name`: eager, batched_mm, grouped_mm or one of GPU_KERNELS; takes (x, ids, weights)."""
+    if name in GPU_KERNELS:
+        module = require(f"transformers.integrations.{name}")
+        try:
+            getattr(module, f"is_{name}_loadable")(raise_error=True)
+        except ImportError as error:
+            raise Unavailable(str(error)) from error
     module = experts(w1, w2)
     module.config._experts_implementation = name
     return module

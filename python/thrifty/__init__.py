@@ -8,6 +8,7 @@ that `import thrifty.numpy` works, and stays quick, where there is none.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from thrifty import _fit
 from thrifty._debug import debug as debug
 from thrifty.info import __version__ as __version__
 from thrifty.info import info as info
@@ -29,6 +30,11 @@ _MODULES = (*FAMILIES, "constraints", "hf", "nn", "numpy", "reference", "vllm")
 
 
 def __getattr__(name: str) -> Any:
+    if name == "_native":  # one per Python: where this one's is missing, say so
+        try:
+            return importlib.import_module("thrifty._native")
+        except ModuleNotFoundError as error:
+            raise ImportError(_fit.python_problem()) from error
     if name in _MODULES:
         return importlib.import_module(f"thrifty.{name}")
     if not name.startswith("_"):

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 import thrifty
+from thrifty import _fit
 
 CPU_LIBRARY = "libthrifty_ops_cpu.so"
 CUDA_LIBRARY = "libthrifty_ops_cuda.so"
@@ -33,8 +34,16 @@ def _load() -> bool:
             f"thrifty: {CPU_LIBRARY} is not in {', '.join(thrifty.__path__)}; build it with "
             "`pip install --no-build-isolation .` in the source tree"
         )
-    torch.ops.load_library(cpu)
-    if torch.version.cuda is None or cuda is None:
+    try:
+        torch.ops.load_library(cpu)
+    except OSError as error:
+        raise ImportError(_fit.library_problem(CPU_LIBRARY, error)) from error
+    if torch.version.cuda is None:
+        return False
+    problem = _fit.cuda_problem(thrifty.__version__, torch.version.cuda, _fit.driver_cuda())
+    if problem is not None:
+        warnings.warn(problem, stacklevel=2)
+    if problem is not None or cuda is None:
         return False
     try:
         torch.ops.load_library(cuda)

@@ -6,7 +6,7 @@ import math
 import pytest
 import toy
 
-from bench import bars, plot, report
+from bench import bars, plot, report, summary
 from bench.bars import Bar
 from bench.harness import Result, Row
 from bench.roofline import Roof
@@ -108,8 +108,23 @@ def test_json_holds_every_sample_and_is_strict(tmp_path):
 def test_plot_writes_one_png_per_operation(tmp_path):
     pytest.importorskip("matplotlib")
     results = {"toy": [result(size) for size in (8, 64, 512)]}
-    (path,) = plot.plot(report.run_json(results, ROOF), tmp_path / "plots")
-    assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    paths = plot.plot(report.run_json(results, ROOF), tmp_path / "plots")
+    assert [path.name for path in paths] == ["summary.png", "toy_fp32_over_n.png"]
+    assert all(path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" for path in paths)
+
+
+def test_summary_has_the_largest_case_beside_its_baseline(capsys):
+    results = {"toy": [result(8, 1e-3, 2e-3), result(64, 2e-3, 5e-3)]}
+    run = report.run_json(results, ROOF)
+    run["cases"][1]["flops"] += 1
+    summary.print_summary(run)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    ours = next(line for line in lines if line[:1] == ["toy,"])
+    # what, dtype, thrifty, instead, ratio, error, roof, instead of
+    assert ours == [
+        *("toy,", "n", "=", "64", "fp32", "2.00", "ms", "5.00", "ms", "2.50x", "-", "100%", "eager")
+    ]
+    assert sum(line[:1] == ["toy,"] for line in lines) == 1
 
 
 def test_a_single_size_is_no_curve():

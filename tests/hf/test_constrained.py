@@ -106,7 +106,7 @@ def test_example(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     spec = importlib.util.spec_from_file_location("example", ROOT / "examples/constrained_json.py")
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)
-    results = example.main(["--quick", "--png", str(tmp_path / "x.png")])
+    results = example.main(["--quick", "--plot", str(tmp_path / "x.png")])
     assert (tmp_path / "x.png").stat().st_size > 10_000
     assert "regular expression, 4 particles" in capsys.readouterr().out
     for runs in results.values():

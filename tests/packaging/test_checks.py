@@ -2,12 +2,15 @@
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import check_abi
 import check_weak_symbols
 import cuda_resources
 import pytest
+import stub_cuda
+import wheel_pythons
 
 
 def compile_object(folder: Path, source: str, *flags: str) -> Path:
@@ -135,3 +138,40 @@ def test_nvcc_report_of_a_spilling_kernel(tmp_path):
     rows, problems = cuda_resources.parse((tmp_path / "spill.o.ptxas.txt").read_text())
     assert rows[0]["registers"] == 32
     assert "spills" in problems[0]
+
+
+# --- wheels -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "version, allowed",
+    [((3, 9), False), ((3, 10), True), ((3, 12), False), ((3, 13), True), ((3, 14), False)],
+)
+def test_pythons_of_a_wheel(version, allowed):
+    assert wheel_pythons.allows(">=3.10,!=3.12.*,<3.14", version) is allowed
+    assert wheel_pythons.allows("!=3.12.*,<3.14,>=3.10", version) is allowed
+
+
+def test_stubs_stand_in_for_a_library(tmp_path):
+    """A library that wants a versioned symbol loads beside the stub of the one that has it."""
+    real = compile_object(tmp_path, 'extern "C" int cuReal() { return 7; }', "-shared",
+                          f"-Wl,--version-script={version_script(tmp_path)}")  # fmt: skip
+    (tmp_path / "real").mkdir()
+    real = real.rename(tmp_path / "real" / "libcureal.so.1")
+    source = 'extern "C" int cuReal(); extern "C" int use() { return cuReal(); }'
+    user = compile_object(tmp_path, source, "-shared", "-Wl,--no-as-needed",
+                          f"-L{real.parent}", "-l:libcureal.so.1")  # fmt: skip
+    assert stub_cuda.undefined(user)["cuReal"] == "REAL"
+    owners = stub_cuda.versions_of(user)
+    assert owners["REAL"] == "libcureal.so.1"
+    stub_cuda.build(tmp_path, "libcureal.so.1", {"cuReal": "REAL"})
+    code = f"import ctypes; print(ctypes.CDLL({str(user)!r}).use())"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                         env={"LD_LIBRARY_PATH": str(tmp_path)})  # fmt: skip
+    assert run.stdout == "100\n", run.stderr
+
+
+def version_script(folder: Path) -> Path:
+    path = folder / "real.map"
+    path.write_text("REAL { cuReal; };\n")
+    return path

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,13 @@ def test_a_wheel_is_for_the_pythons_that_it_has_a_module_for(monkeypatch, tmp_pa
     assert PROVIDER["dynamic_metadata"]({}, {})["requires-python"] == ">=3.11,!=3.12.*,<3.15"
     suffixes = [found.suffix.split("-")[1] for found in pythons.found(wanted)]
     assert suffixes == ["311", "313", "314"]
+
+
+def test_only_the_python_that_builds(monkeypatch):
+    minor = sys.version_info[1]
+    monkeypatch.setenv("THRIFTY_PYTHONS", "own")
+    found = PROVIDER["dynamic_metadata"]({}, {})["requires-python"]
+    assert found == f">=3.{minor},<3.{minor + 1}"
 
 
 def test_a_folder_without_headers_is_refused(tmp_path):
