@@ -121,8 +121,12 @@ void check_planes(const Array& planes, int64_t d, PlanArgs& args) {
   args.planes = static_cast<const float*>(planes.data), args.bits = planes.size(1);
 }
 
-void check_seed(const Array& seed, PlanArgs& args) {
+void check_seed_shape(const Array& seed) {
   check_shape("hyper_plan", "seed", seed, Dtype::kInt64, {2});
+}
+
+void check_seed(const Array& seed, PlanArgs& args) {
+  check_seed_shape(seed);
   const auto* words = static_cast<const int64_t*>(seed.data);
   args.seed = uint64_t(words[0]), args.offset = uint64_t(words[1]);
 }
@@ -187,6 +191,41 @@ void check_mean(const char* op, const Array& x, const Array& mean) {
   THRIFTY_CHECK(fits, op, ": mean: expected the dtype of x and its shape without N, ",
                 dtype_name(x.dtype), " ", shape_text(x), ", got ", dtype_name(mean.dtype), " ",
                 shape_text(mean));
+}
+
+void check_lsh(const Array& x, const Array& planes, const Array& mean) {
+  constexpr const char* op = "lsh_bucket";
+  THRIFTY_CHECK(x.ndim >= 2 && is_floating(x.dtype) && x.size(-1) >= 1, op,
+                ": x: expected a floating (..., N, D), got ", dtype_name(x.dtype), " ",
+                shape_text(x));
+  THRIFTY_CHECK(planes.ndim == 2 && planes.dtype == Dtype::kFloat32 &&
+                    planes.size(0) == x.size(-1) && planes.size(1) >= 1 && planes.size(1) <= 16,
+                op, ": planes: expected float32 (", x.size(-1), ", 1 to 16), got ",
+                dtype_name(planes.dtype), " ", shape_text(planes));
+  check_mean(op, x, mean);
+}
+
+void check_centroids(const Array& x, const Array& centroids, const Array& mean) {
+  constexpr const char* op = "centroid_bucket";
+  const Array& c = centroids;
+  THRIFTY_CHECK(x.ndim == 4 && is_floating(x.dtype) && x.size(-1) >= 1, op,
+                ": x: expected a floating (B, H, N, D), got ", dtype_name(x.dtype), " ",
+                shape_text(x));
+  THRIFTY_CHECK(c.ndim == 4 && c.dtype == x.dtype && c.size(0) == x.size(0) && c.size(1) >= 1 &&
+                    x.size(1) % c.size(1) == 0 && c.size(2) >= 1 && c.size(3) == x.size(3),
+                op, ": centroids: expected the dtype of x and (", x.size(0),
+                ", heads that divide x's, C, ", x.size(3), "), got ", dtype_name(c.dtype), " ",
+                shape_text(c));
+  check_mean(op, x, mean);
+}
+
+Layout check_layout(const char* op, const Problem& p, const PlanArgs& args, const Array& cu_q,
+                    const Array& cu_k) {
+  const auto q = check_cuts(op, "cu_q", cu_q, p.nq, p.batch);
+  const auto k = check_cuts(op, "cu_k", cu_k, p.nk, p.batch);
+  THRIFTY_CHECK(q.size() == k.size(), op, ": cu_k: expected as many sequences as cu_q, ",
+                q.size() - 1, ", got ", k.size() - 1);
+  return make_layout(q, k, args.causal, args.leaf);
 }
 
 Hyper check_core(const CoreArgs& a, std::vector<int32_t>& q_window) {

@@ -23,6 +23,7 @@ struct RecipeArgs {
 // Window, counts and mode; planes and seed are hyper_plan's alone.
 PlanArgs check_recipe(const char* op, const RecipeArgs& args);
 void check_planes(const Array& planes, int64_t d, PlanArgs& args);
+void check_seed_shape(const Array& seed);
 void check_seed(const Array& seed, PlanArgs& args);
 
 // The integers of a plan: their shapes, and that none points outside.
@@ -34,6 +35,12 @@ Plan check_plan(const Problem& problem, const Layout& layout, const PlanArgs& ar
 
 // x [..., N, D] and its mean [..., D] or nothing.
 void check_mean(const char* op, const Array& x, const Array& mean);
+void check_lsh(const Array& x, const Array& planes, const Array& mean);
+void check_centroids(const Array& x, const Array& centroids, const Array& mean);
+
+// What queries meet which keys; cu_q, cu_k: check_cuts.
+Layout check_layout(const char* op, const Problem& problem, const PlanArgs& args, const Array& cu_q,
+                    const Array& cu_k);
 
 struct CoreArgs {
   Array q, k, v, q_order, q_offsets, k_order, windows;    // dense int32 behind v

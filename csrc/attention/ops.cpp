@@ -32,18 +32,10 @@ std::vector<int64_t> leading(const Array& a, int dims) {
 // ---- buckets
 
 Tensor lsh_bucket(const Tensor& x_, const Tensor& planes_, const OptionalTensor& mean_) {
-  constexpr const char* op = "lsh_bucket";
   const Tensor x = edge::dense(x_), planes = edge::dense(planes_);
   const OptionalTensor mean = edge::dense(mean_);
   const Array a = edge::array(x), p = edge::array(planes), m = edge::array(mean);
-  THRIFTY_CHECK(a.ndim >= 2 && is_floating(a.dtype) && a.size(-1) >= 1, op,
-                ": x: expected a floating (..., N, D), got ", dtype_name(a.dtype), " ",
-                shape_text(a));
-  THRIFTY_CHECK(p.ndim == 2 && p.dtype == Dtype::kFloat32 && p.size(0) == a.size(-1) &&
-                    p.size(1) >= 1 && p.size(1) <= 16,
-                op, ": planes: expected float32 (", a.size(-1), ", 1 to 16), got ",
-                dtype_name(p.dtype), " ", shape_text(p));
-  check_mean(op, a, m);
+  check_lsh(a, p, m);
   const Tensor ids = integers(x, leading(a, a.ndim - 1));
   const int64_t d = a.size(-1), n = a.size(-2), slices = n > 0 ? ids.numel() / n : 0;
   const Directions directions(static_cast<const float*>(p.data), p.size(1), d, true);
@@ -59,19 +51,10 @@ Tensor lsh_bucket(const Tensor& x_, const Tensor& planes_, const OptionalTensor&
 }
 
 Tensor centroid_bucket(const Tensor& x_, const Tensor& centroids_, const OptionalTensor& mean_) {
-  constexpr const char* op = "centroid_bucket";
   const Tensor x = edge::dense(x_), centroids = edge::dense(centroids_);
   const OptionalTensor mean = edge::dense(mean_);
   const Array a = edge::array(x), c = edge::array(centroids), m = edge::array(mean);
-  THRIFTY_CHECK(a.ndim == 4 && is_floating(a.dtype) && a.size(-1) >= 1, op,
-                ": x: expected a floating (B, H, N, D), got ", dtype_name(a.dtype), " ",
-                shape_text(a));
-  THRIFTY_CHECK(c.ndim == 4 && c.dtype == a.dtype && c.size(0) == a.size(0) && c.size(1) >= 1 &&
-                    a.size(1) % c.size(1) == 0 && c.size(2) >= 1 && c.size(3) == a.size(3),
-                op, ": centroids: expected the dtype of x and (", a.size(0),
-                ", heads that divide x's, C, ", a.size(3), "), got ", dtype_name(c.dtype), " ",
-                shape_text(c));
-  check_mean(op, a, m);
+  check_centroids(a, c, m);
   const Tensor ids = integers(x, leading(a, 3));
   const int64_t d = a.size(3), n = a.size(2), heads = a.size(1), group = heads / c.size(1);
   for_each(edge::torch_threads, a.size(0) * heads, [&](int64_t i) {
@@ -194,11 +177,7 @@ struct Setup {
         const OptionalTensor& cu_k_)
       : args(check_recipe(op, recipe)) {
     const OptionalTensor cu_q = edge::dense(cu_q_), cu_k = edge::dense(cu_k_);
-    const auto q = check_cuts(op, "cu_q", edge::array(cu_q), p.nq, p.batch);
-    const auto k = check_cuts(op, "cu_k", edge::array(cu_k), p.nk, p.batch);
-    THRIFTY_CHECK(q.size() == k.size(), op, ": cu_k: expected as many sequences as cu_q, ",
-                  q.size() - 1, ", got ", k.size() - 1);
-    layout = make_layout(q, k, recipe.causal, recipe.leaf);
+    layout = check_layout(op, p, args, edge::array(cu_q), edge::array(cu_k));
   }
 };
 

@@ -1,0 +1,123 @@
+// torch.ops.thrifty.*: the choice of keys on CUDA. The ops that attend: core_ops_cuda.cpp.
+#include "attention/check.h"
+#include "attention/cuts_cuda.h"
+#include "attention/plan_cuda.h"
+#include "torch/edge_cuda.h"
+
+namespace thrifty::attention::ops {
+namespace {
+
+using edge::OptionalTensor;
+using edge::Tensor;
+using torch::headeronly::ScalarType;
+
+struct Cuda {
+  static void check(const char* op, const char* name, const Tensor& tensor, const char* first_name,
+                    const Tensor& first) {
+    edge::check_device(op, name, tensor, first_name, first);
+  }
+};
+using SameDevice = edge::SameDevice<Cuda>;
+
+Tensor integers(const Tensor& like, std::vector<int64_t> shape) {
+  return torch::stable::new_empty(like, shape, ScalarType::Int);
+}
+
+int32_t* ints(const Tensor& tensor) { return static_cast<int32_t*>(edge::data(tensor)); }
+
+Tensor lsh_bucket(const Tensor& x_, const Tensor& planes_, const OptionalTensor& mean_) {
+  constexpr const char* op = "lsh_bucket";
+  SameDevice(op, "x", x_)("planes", planes_)("mean", mean_);
+  const Tensor x = edge::dense(x_), planes = edge::dense(planes_);
+  const OptionalTensor mean = edge::dense(mean_);
+  const Array a = edge::array(x), p = edge::array(planes), m = edge::array(mean);
+  check_lsh(a, p, m);
+  cuda::check_dtype(op, "x", a.dtype);
+  const Tensor ids =
+      integers(x, std::vector<int64_t>(a.shape.begin(), a.shape.begin() + a.ndim - 1));
+  const int64_t n = a.size(-2);
+  if (ids.numel() == 0) return ids;
+  const edge::CudaScope scope(x);
+  edge::check_launch(cuda::lsh_bucket({a.dtype, a.data, static_cast<const float*>(p.data), m.data,
+                                       ids.numel() / n, n, a.size(-1), p.size(1)},
+                                      ints(ids), scope.stream));
+  return ids;
+}
+
+Tensor centroid_bucket(const Tensor& x_, const Tensor& centroids_, const OptionalTensor& mean_) {
+  constexpr const char* op = "centroid_bucket";
+  SameDevice(op, "x", x_)("centroids", centroids_)("mean", mean_);
+  const Tensor x = edge::dense(x_), centroids = edge::dense(centroids_);
+  const OptionalTensor mean = edge::dense(mean_);
+  const Array a = edge::array(x), c = edge::array(centroids), m = edge::array(mean);
+  check_centroids(a, c, m);
+  cuda::check_dtype(op, "x", a.dtype);
+  const Tensor ids = integers(x, {a.size(0), a.size(1), a.size(2)});
+  if (ids.numel() == 0) return ids;
+  const cuda::CentroidBucket call{a.dtype,
+                                  a.data,
+                                  c.data,
+                                  m.data,
+                                  a.size(0) * a.size(1),
+                                  a.size(2),
+                                  a.size(3),
+                                  c.size(2),
+                                  a.size(1) / c.size(1)};
+  edge::run_on(x, cuda::centroid_bucket_scratch(call), [&](void* scratch, cudaStream_t stream) {
+    return cuda::centroid_bucket(call, ints(ids), scratch, stream);
+  });
+  return ids;
+}
+
+// The seed's numbers, where they lie.
+cuda::PlanSeed plan_seed(const Tensor& seed, PlanArgs& args) {
+  const Array words = edge::array(seed);
+  if (seed.is_cuda()) {
+    check_seed_shape(words);
+    return {static_cast<const int64_t*>(words.data), 0, 0};
+  }
+  check_seed(words, args);
+  return {nullptr, args.seed, args.offset};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> plan(
+    const Tensor& q_, const Tensor& k_, const OptionalTensor& planes_, const OptionalTensor& cu_q_,
+    const OptionalTensor& cu_k_, const std::string& mode, bool causal, bool center,
+    int64_t num_buckets, int64_t window, int64_t residual, int64_t keep, int64_t leaf,
+    const Tensor& seed_) {
+  constexpr const char* op = "hyper_attention";
+  SameDevice(op, "q", q_)("k", k_)("planes", planes_);
+  if (!seed_.is_cpu()) SameDevice(op, "q", q_)("seed", seed_);
+  const Tensor q = edge::dense_rows(q_), k = edge::dense_rows(k_), seed = edge::dense(seed_);
+  const OptionalTensor planes = edge::dense(planes_);
+  const Array key = edge::array(k);
+  const Problem p = check_qkv(op, edge::array(q), key, key, 1);
+  cuda::check_dtype(op, "q", p.dtype);
+  PlanArgs args =
+      check_recipe(op, {mode, causal, center, num_buckets, window, residual, keep, leaf});
+  const Layout layout = check_layout(op, p, args, edge::array(host_cuts(op, "cu_q", cu_q_)),
+                                     edge::array(host_cuts(op, "cu_k", cu_k_)));
+  check_planes(edge::array(planes), p.d, args);
+  const cuda::PlanSeed words = plan_seed(seed, args);
+  const auto nodes = int64_t(layout.nodes.size());
+  const bool means = args.mode == Mode::kMeans;
+  const Tensor order = integers(q, {p.batch, p.k_heads, layout.k_total});
+  const Tensor offsets = integers(q, {p.batch, p.k_heads, means ? nodes : 0, num_buckets + 1});
+  const Tensor q_window = integers(q, {p.batch, p.q_heads, layout.q_total});
+  const Tensor samples = integers(q, {p.batch, p.k_heads, means ? 0 : nodes, residual});
+  const PlanOutputs outputs{ints(order), ints(offsets), ints(q_window), ints(samples)};
+  edge::run_on(q, cuda::hyper_plan_scratch(p, layout, args),
+               [&](void* scratch, cudaStream_t stream) {
+                 return cuda::hyper_plan(p, layout, args, words, outputs, scratch, stream);
+               });
+  return {order, offsets, q_window, samples};
+}
+
+}  // namespace
+}  // namespace thrifty::attention::ops
+
+STABLE_TORCH_LIBRARY_IMPL(thrifty, CUDA, m) {
+  m.impl("lsh_bucket", TORCH_BOX(&thrifty::attention::ops::lsh_bucket));
+  m.impl("centroid_bucket", TORCH_BOX(&thrifty::attention::ops::centroid_bucket));
+  m.impl("hyper_plan", TORCH_BOX(&thrifty::attention::ops::plan));
+}
