@@ -10,14 +10,14 @@ namespace {
 constexpr int kWarps = 4, kThreads = kWarps * kWarpSize;
 constexpr uint32_t kCentroidStream = 1u << 28;
 
-// The warp's head and centroid of it.
+// The warp's head and centroid of it; both in 32 bits, as launch_warps sees to.
 struct Task {
   int64_t head, number;
   bool inside;
 
   THRIFTY_DEVICE Task(int64_t heads, int64_t count) {
-    const int64_t at = int64_t(blockIdx.x) * kWarps + warp_index();
-    head = at / count, number = at % count, inside = head < heads;
+    const uint32_t at = blockIdx.x * kWarps + uint32_t(warp_index());
+    head = at / uint32_t(count), number = at % uint32_t(count), inside = head < heads;
   }
 };
 
@@ -30,17 +30,20 @@ THRIFTY_DEVICE const float* mean_of(const CentroidArgs& args, int64_t head, cons
   return args.mean + (head * args.node_count + (&node - args.nodes)) * args.rows.d;
 }
 
-__global__ void __launch_bounds__(kThreads) draw_centroids_kernel(const CentroidArgs args) {
+__global__ void __launch_bounds__(kThreads, 1) draw_centroids_kernel(const CentroidArgs args) {
   const Task task(args.heads, args.directions.count);
   if (!task.inside) return;  // a whole warp, and there is no barrier
   const PlanNode& node = node_of(args.nodes, args.node_count, task.number);
-  const int64_t c = task.number - node.centroid, keys = node.part[kKeys].count;
-  const int64_t low = c * keys / node.buckets, high = (c + 1) * keys / node.buckets;
+  const auto c = uint32_t(task.number - node.centroid), count = uint32_t(node.buckets);
+  const auto keys = uint32_t(node.part[kKeys].count);
+  // c keys / count without a division of 64 bits: c and the remainder are below 2^16.
+  const auto bound = [&](uint32_t c) { return c * (keys / count) + c * (keys % count) / count; };
+  const uint32_t low = bound(c), high = bound(c + 1);
   const PlanSeed& from = args.seed;
   const uint64_t seed = from.device == nullptr ? from.seed : uint64_t(from.device[0]);
   const uint64_t offset = from.device == nullptr ? from.offset : uint64_t(from.device[1]);
-  const uint64_t word = philox(seed, {{uint32_t(c) + kCentroidStream, uint32_t(node.number),
-                                       uint32_t(offset), uint32_t(offset >> 32)}})
+  const uint64_t word = philox(seed, {{c + kCentroidStream, uint32_t(node.number), uint32_t(offset),
+                                       uint32_t(offset >> 32)}})
                             .word[0];
   const int64_t drawn = low + int64_t(word * uint64_t(high - low) >> 32);
   const int64_t at = head_at(args.rows, args.head + task.head) +
@@ -114,14 +117,13 @@ __global__ void __launch_bounds__(kThreads) reorder_kernel(const ChainArgs args)
   if (!task.inside) return;
   const PlanNode& node = node_of(args.nodes, args.node_count, task.number);
   const int64_t source = node.centroid + args.order[task.head * args.from.count + task.number];
-  const int64_t plane = args.from.count * args.from.width;
-  for (int part = 0; part < args.from.split; ++part) {
-    const int64_t first = (task.head * args.from.split + part) * plane;
-    const T* const from = static_cast<const T*>(args.from.parts) + first;
-    T* const to = static_cast<T*>(args.to.parts) + first;
-    for (int c = lane_index(); c < args.from.width; c += kWarpSize) {
-      to[task.number * args.from.width + c] = from[source * args.from.width + c];
-    }
+  const int width = args.from.width;
+  int64_t first = task.head * args.from.split * args.from.count * width;
+  for (int part = 0; part < args.from.split; ++part, first += args.from.count * width) {
+    const T* const from = static_cast<const T*>(args.from.parts) + first + source * width;
+    T* const to = static_cast<T*>(args.to.parts) + first + task.number * width;
+#pragma unroll 1
+    for (int c = lane_index(); c < width; c += kWarpSize) to[c] = from[c];
   }
   if (lane_index() == 0) {
     const int64_t at = task.head * args.from.count;
@@ -154,7 +156,9 @@ template <class Args>
 cudaError_t launch_warps(void (*kernel)(Args), int64_t warps, const Args& args,
                          cudaStream_t stream) {
   dim3 grid;
-  if (!one_dimensional_grid(ceil_div(warps, kWarps), grid)) return cudaErrorInvalidConfiguration;
+  if (warps > INT32_MAX || !one_dimensional_grid(ceil_div(warps, kWarps), grid)) {
+    return cudaErrorInvalidConfiguration;
+  }
   return launch(kernel, grid, kThreads, 0, stream, args);
 }
 

@@ -1,4 +1,5 @@
-// The kernels of nearest_cuda.h over any block product P (core/product.cuh).
+// The kernels of nearest_cuda.h over any block product P (core/product.cuh), which also says how
+// many threads share a row of its sums, and which of them the caller is.
 #pragma once
 
 #include "attention/nearest_cuda.h"
@@ -73,7 +74,7 @@ __global__ void __launch_bounds__(P::kThreads, P::kBlocksPerSm)
     nearest_kernel(const NearestArgs args) {
   using Sums = typename P::Sums;
   static_assert(P::kM == kTile);
-  static_assert(int(sizeof(Best)) * P::kM * Sums::kColumnGroups <= P::kSharedBytes);
+  static_assert(int(sizeof(Best)) * P::kM * P::kColumnGroups <= P::kSharedBytes);
   THRIFTY_DYNAMIC_SHARED(unsigned char, shared);
   THRIFTY_SHARED(int32_t, row, [P::kM]);
   const int64_t head = blockIdx.x / args.tiles;
@@ -120,13 +121,13 @@ __global__ void __launch_bounds__(P::kThreads, P::kBlocksPerSm)
         const int c = n + Sums::column(j);
         if (c < node.buckets) best.take(sums(i, j), c);
       }
-      bests[Sums::row(i) * Sums::kColumnGroups + Sums::column_group()] = best;
+      bests[Sums::row(i) * P::kColumnGroups + P::column_group()] = best;
     }
     syncthreads();
     if (int(threadIdx.x) < rows) {
 #pragma unroll 4
-      for (int g = 0; g < Sums::kColumnGroups; ++g) {
-        const Best& best = bests[int(threadIdx.x) * Sums::kColumnGroups + g];
+      for (int g = 0; g < P::kColumnGroups; ++g) {
+        const Best& best = bests[int(threadIdx.x) * P::kColumnGroups + g];
         mine.take(best.score, best.id);
       }
     }

@@ -1,16 +1,13 @@
-#include "attention/nearest.cuh"
+#include "attention/nearest_half.cuh"
 #include "attention/nearest_launch.h"
-#include "core/half_product.cuh"
 
 namespace thrifty::attention::cuda {
 
-using Product = HalfLarge<fp16, true, true>;
-
 cudaError_t nearest_fp16(const NearestArgs& args, cudaStream_t stream) {
-  return launch_nearest<Product>(args, stream);
+  return launch_nearest<HalfNearest<fp16>>(args, stream);
 }
 cudaError_t gram_fp16(const GramArgs& args, cudaStream_t stream) {
-  return launch_gram<Product>(args, stream);
+  return launch_gram<HalfNearest<fp16>>(args, stream);
 }
 
 }  // namespace thrifty::attention::cuda

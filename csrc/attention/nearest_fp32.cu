@@ -4,7 +4,10 @@
 
 namespace thrifty::attention::cuda {
 
-using Product = FloatLarge<true, true>;
+struct Product : FloatLarge<true, true> {
+  static constexpr int kColumnGroups = kSimtSide;  // threads that share a row
+  static THRIFTY_DEVICE int column_group() { return int(threadIdx.x) % kSimtSide; }
+};
 
 cudaError_t nearest_fp32(const NearestArgs& args, cudaStream_t stream) {
   return launch_nearest<Product>(args, stream);

@@ -23,9 +23,10 @@ THRIFTY_DEVICE BucketSort sort_of(const NodeSort& all, int64_t head, const PlanN
 
 template <bool kPlaces>
 __global__ void __launch_bounds__(kThreads) node_walk_kernel(const NodeSort all) {
-  const int64_t at = int64_t(blockIdx.x) * kWarps + warp_index();
-  if (at >= all.heads * all.walkers) return;  // a whole warp; there is no barrier below
-  const int64_t head = at / all.walkers, walker = at % all.walkers;
+  const uint32_t at = blockIdx.x * kWarps + uint32_t(warp_index()),
+                 per_head = uint32_t(all.walkers);
+  if (at >= all.heads * per_head) return;  // a whole warp; there is no barrier below
+  const int64_t head = at / per_head, walker = at % per_head;
   const PlanNode& node = find_node({all.nodes, all.node_count}, walker, [&](const PlanNode& n) {
     return int64_t(n.part[all.part].walker);
   });
@@ -34,7 +35,7 @@ __global__ void __launch_bounds__(kThreads) node_walk_kernel(const NodeSort all)
   const int64_t segment = walker_rows(span.count, all.buckets + 1);
   const int64_t first = (walker - span.walker) * segment;
   const int64_t last = first + segment < span.count ? first + segment : span.count;
-  int32_t* const counts = all.counts + at * (all.buckets + 1);
+  int32_t* const counts = all.counts + int64_t(at) * (all.buckets + 1);
   if constexpr (!kPlaces) {
     count_segment(sort, 0, first, last, counts);
   } else if (all.window == 0) {
@@ -63,7 +64,8 @@ __global__ void __launch_bounds__(kThreads) node_scan_kernel(const NodeSort all)
 LaunchStatus node_sort(const NodeSort& sort, cudaStream_t stream) {
   LaunchStatus status{cudaErrorInvalidConfiguration, "node_sort"};
   dim3 walkers, nodes;
-  if (!one_dimensional_grid(ceil_div(sort.heads * sort.walkers, kWarps), walkers) ||
+  if (sort.heads * sort.walkers > INT32_MAX ||
+      !one_dimensional_grid(ceil_div(sort.heads * sort.walkers, kWarps), walkers) ||
       !one_dimensional_grid(sort.heads * sort.node_count, nodes)) {
     return status;
   }

@@ -29,8 +29,10 @@ THRIFTY_DEVICE const PlanNode& find_node(const Nodes& nodes, int64_t i, const Be
   return nodes.node[low];
 }
 
+// Where a head begins. Heads are counted in 32 bits, as grids are: divisions of 64 are calls.
 THRIFTY_DEVICE int64_t head_at(const HeadRows& rows, int64_t head) {
-  return head / rows.heads * rows.batch_stride + head % rows.heads * rows.head_stride;
+  const auto number = uint32_t(head), heads = uint32_t(rows.heads);
+  return number / heads * rows.batch_stride + number % heads * rows.head_stride;
 }
 
 // The row that number i of a part is.

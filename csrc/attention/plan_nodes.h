@@ -8,6 +8,7 @@
 
 #include "attention/plan.h"
 #include "attention/problem.h"
+#include "core/scratch.h"
 
 namespace thrifty::attention::cuda {
 
@@ -42,10 +43,12 @@ struct NodeTable {
   NodeTable(const Layout& layout, const PlanArgs& args);
 };
 
-// Walkers of a part take segments of so many rows.
+// Walkers of a part take segments of so many rows. Kernels call it too, and a reference to a
+// constant, as std::max takes, is one to the host's memory there.
 constexpr int64_t walker_rows(int64_t count, int64_t width) {
-  const int64_t least = std::max(kWalkerRows, (width + 31) / 32 * 32);
-  return std::max(least, ((count + kMaxWalkers - 1) / kMaxWalkers + 31) / 32 * 32);
+  const int64_t share = round_up(ceil_div(count, kMaxWalkers), 32), least = round_up(width, 32);
+  const int64_t rows = share > least ? share : least;
+  return rows > kWalkerRows ? rows : kWalkerRows;
 }
 
 }  // namespace thrifty::attention::cuda

@@ -46,7 +46,7 @@ THRIFTY_DEVICE int32_t gray_rank(uint32_t code) {
 }
 
 template <class T, int kPlanes, bool kSigns>
-__global__ void __launch_bounds__(kThreads) thin_product_kernel(const ThinArgs args) {
+__global__ void __launch_bounds__(kThreads, 1) thin_product_kernel(const ThinArgs args) {
   THRIFTY_SHARED(float, planes, [kColumns * kPlanes]);
   THRIFTY_SHARED(float, mean, [kColumns]);
   const ThinTile<T, kPlanes> shared{mean, planes};

@@ -87,7 +87,6 @@ template <int kWarpsM, int kWarpsN, int kBlocks>
 struct HalfSums {
   static constexpr int kRows = 2 * kBlocks, kColumns = 16, kAdjacent = 2;
   static constexpr int kRowGroups = 4 * kWarpsM;  // sums of a column, after `fold`
-  static constexpr int kColumnGroups = 4 * kWarpsN;  // threads that share a row
   float d[kBlocks][8][4] = {};
 
   THRIFTY_DEVICE float& operator()(int i, int j) { return d[i / 2][j / 2][i % 2 * 2 + j % 2]; }
@@ -98,7 +97,6 @@ struct HalfSums {
     return warp_n() * 64 + j / 2 * 8 + lane_index() % 4 * 2 + j % 2;
   }
   static THRIFTY_DEVICE int row_group() { return warp_m() * 4 + lane_index() / 4 % 4; }
-  static THRIFTY_DEVICE int column_group() { return warp_n() * 4 + lane_index() % 4; }
   // Adds the values of lanes that hold other rows of the same column; lanes below 16 have the sum.
   static THRIFTY_DEVICE float fold(float value) { return value + shfl_xor(value, 16); }
   static THRIFTY_DEVICE bool holds_fold() { return lane_index() < 16; }

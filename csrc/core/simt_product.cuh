@@ -73,7 +73,7 @@ struct SimtTile {
 template <class T, int kThread>
 struct SimtSums {
   static constexpr int kRows = kThread, kColumns = kThread, kAdjacent = 16 / int(sizeof(T));
-  static constexpr int kRowGroups = kSimtSide, kColumnGroups = kSimtSide;
+  static constexpr int kRowGroups = kSimtSide;
   T d[kThread][kThread] = {};
 
   THRIFTY_DEVICE T& operator()(int i, int j) { return d[i][j]; }
@@ -82,7 +82,6 @@ struct SimtSums {
     return j / 4 * (4 * kSimtSide) + int(threadIdx.x) % kSimtSide * 4 + j % 4;
   }
   static THRIFTY_DEVICE int row_group() { return int(threadIdx.x) / kSimtSide; }
-  static THRIFTY_DEVICE int column_group() { return int(threadIdx.x) % kSimtSide; }
   static THRIFTY_DEVICE T fold(T value) { return value; }
   static THRIFTY_DEVICE bool holds_fold() { return true; }
 };
