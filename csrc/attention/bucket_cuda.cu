@@ -1,7 +1,6 @@
 // The bucket ops on CUDA (plan_cuda.h).
 #include "attention/plan_cuda.h"
 #include "attention/thin_product_cuda.h"
-#include "core/error.h"
 #include "core/scratch_arena.h"
 #include "core/upload_cuda.h"
 
@@ -26,12 +25,6 @@ struct CentroidScratch {
 };
 
 }  // namespace
-
-void check_dtype(const char* op, const char* name, Dtype dtype) {
-  THRIFTY_CHECK(dtype == Dtype::kFloat32 || dtype == Dtype::kBFloat16 || dtype == Dtype::kFloat16,
-                op, ": ", name, ": expected float32, bfloat16 or float16 on CUDA, got ",
-                dtype_name(dtype));
-}
 
 LaunchStatus lsh_bucket(const LshBucket& call, int32_t* ids, cudaStream_t stream) {
   ThinArgs args;

@@ -23,16 +23,23 @@ Tensor integers(const Tensor& like, std::vector<int64_t> shape) {
   return torch::stable::new_empty(like, shape, ScalarType::Int);
 }
 
+// Keys are chosen in float32, whatever the tensors hold, as on the CPU.
+Tensor narrow(const Tensor& x) {
+  return edge::dtype_of(x) == Dtype::kFloat64 ? torch::stable::to(x, ScalarType::Float) : x;
+}
+OptionalTensor narrow(const OptionalTensor& x) {
+  return x ? OptionalTensor(narrow(*x)) : std::nullopt;
+}
+
 int32_t* ints(const Tensor& tensor) { return static_cast<int32_t*>(edge::data(tensor)); }
 
 Tensor lsh_bucket(const Tensor& x_, const Tensor& planes_, const OptionalTensor& mean_) {
   constexpr const char* op = "lsh_bucket";
   SameDevice(op, "x", x_)("planes", planes_)("mean", mean_);
-  const Tensor x = edge::dense(x_), planes = edge::dense(planes_);
-  const OptionalTensor mean = edge::dense(mean_);
+  check_lsh(edge::array(x_), edge::array(planes_), edge::array(mean_));
+  const Tensor x = edge::dense(narrow(x_)), planes = edge::dense(planes_);
+  const OptionalTensor mean = edge::dense(narrow(mean_));
   const Array a = edge::array(x), p = edge::array(planes), m = edge::array(mean);
-  check_lsh(a, p, m);
-  cuda::check_dtype(op, "x", a.dtype);
   const Tensor ids =
       integers(x, std::vector<int64_t>(a.shape.begin(), a.shape.begin() + a.ndim - 1));
   const int64_t n = a.size(-2);
@@ -47,11 +54,10 @@ Tensor lsh_bucket(const Tensor& x_, const Tensor& planes_, const OptionalTensor&
 Tensor centroid_bucket(const Tensor& x_, const Tensor& centroids_, const OptionalTensor& mean_) {
   constexpr const char* op = "centroid_bucket";
   SameDevice(op, "x", x_)("centroids", centroids_)("mean", mean_);
-  const Tensor x = edge::dense(x_), centroids = edge::dense(centroids_);
-  const OptionalTensor mean = edge::dense(mean_);
+  check_centroids(edge::array(x_), edge::array(centroids_), edge::array(mean_));
+  const Tensor x = edge::dense(narrow(x_)), centroids = edge::dense(narrow(centroids_));
+  const OptionalTensor mean = edge::dense(narrow(mean_));
   const Array a = edge::array(x), c = edge::array(centroids), m = edge::array(mean);
-  check_centroids(a, c, m);
-  cuda::check_dtype(op, "x", a.dtype);
   const Tensor ids = integers(x, {a.size(0), a.size(1), a.size(2)});
   if (ids.numel() == 0) return ids;
   const cuda::CentroidBucket call{a.dtype,
@@ -88,11 +94,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> plan(
   constexpr const char* op = "hyper_attention";
   SameDevice(op, "q", q_)("k", k_)("planes", planes_);
   if (!seed_.is_cpu()) SameDevice(op, "q", q_)("seed", seed_);
-  const Tensor q = edge::dense_rows(q_), k = edge::dense_rows(k_), seed = edge::dense(seed_);
+  check_qkv(op, edge::array(q_), edge::array(k_), edge::array(k_), 1);
+  const Tensor q = edge::dense_rows(narrow(q_)), k = edge::dense_rows(narrow(k_));
+  const Tensor seed = edge::dense(seed_);
   const OptionalTensor planes = edge::dense(planes_);
   const Array key = edge::array(k);
   const Problem p = check_qkv(op, edge::array(q), key, key, 1);
-  cuda::check_dtype(op, "q", p.dtype);
   PlanArgs args =
       check_recipe(op, {mode, causal, center, num_buckets, window, residual, keep, leaf});
   const Layout layout = check_layout(op, p, args, edge::array(host_cuts(op, "cu_q", cu_q_)),

@@ -7,9 +7,7 @@
 
 namespace thrifty::attention::cuda {
 
-// float32, bfloat16 or float16: std::invalid_argument.
-void check_dtype(const char* op, const char* name, Dtype dtype);
-
+// Rows are float32, bfloat16 or float16.
 int64_t hyper_plan_scratch(const Problem& problem, const Layout& layout, const PlanArgs& args);
 // args.planes, seed.device: device memory, the latter beside args.seed and offset.
 LaunchStatus hyper_plan(const Problem& problem, const Layout& layout, const PlanArgs& args,

@@ -69,15 +69,17 @@ def hyper_attention(
         min_len: with fewer queries or keys than this, attention is exact; 0: never, None: where
             exact attention is the faster choice, as measured.
         planes: "paper": hyperplanes of the hash, 1 to 16.
-        seed: of everything that is drawn: a number, or int64 (2,) of seed and offset. The same seed
-            chooses the same keys.
+        seed: of everything that is drawn: a number, or int64 (2,) of seed and offset, on the CPU or
+            on q's device. The same seed chooses the same keys.
         center: "means": buckets are made of the keys minus their mean. An offset of all keys then
             changes nothing, as in exact attention.
         return_lse: also return the logarithm of the softmax's denominator.
         deterministic: results and gradients bit for bit the same in each call. On the CPU they
             always are, for any number of threads.
         cu_seqlens: int32 or int64 (S + 1,), rising from 0 to N: sequence s has the rows from
-            cu_seqlens[s] to cu_seqlens[s + 1] of q, k and v. Needs B = 1 and Nq = Nk.
+            cu_seqlens[s] to cu_seqlens[s + 1] of q, k and v. Needs B = 1 and Nq = Nk. What is
+            launched depends on the lengths: beside CUDA tensors it is best on the CPU, one on CUDA
+            is copied, which waits for the device.
 
     q, k and v are float32, bfloat16, float16 or float64, of one dtype, with any strides. Sums are
     taken in float32 (float64).
@@ -149,7 +151,7 @@ def hyper_attention(
         leaf = window = max(k.shape[2], 1)
     normals = None
     if mode == "paper":
-        normals = _normals(seed, q.shape[3], planes).to(q.device)
+        normals = _normals(seed, q.shape[3], planes, str(q.device))
     pair = torch.tensor([seed, 0]) if isinstance(seed, int) else seed
     plan = _attention_ops.ops.hyper_plan(
         q.detach(), k.detach(), normals, cu_seqlens, cu_seqlens, mode, causal, center,
@@ -167,27 +169,32 @@ def automatic_min_len(mode: str, causal: bool, dtype: torch.dtype, device: str) 
 
     On the CPU both modes are the faster ones from 1536 on, causal or not, in float32 and bfloat16
     (AVX2, two threads, D = 64, `python -m bench attention`); doubled for 16 bits, which torch
-    multiplies faster on processors with AMX. Elsewhere a model's figure (docs/attention.md).
+    multiplies faster on processors with AMX. On CUDA 8192 where causal and 4096 else: a model's
+    figures (docs/attention.md), not measured ones.
     """
     if device != "cpu":
         return 8192 if causal else 4096
     return 4096 if dtype in (torch.bfloat16, torch.float16) else 2048
 
 
-def _normals(seed: int | Tensor, dim: int, planes: int) -> Tensor:
+def _normals(seed: int | Tensor, dim: int, planes: int, device: str) -> Tensor:
     """The hyperplanes of mode "paper"; of a seed that is a number, a compiled graph's constant."""
-    make = _constant_normals if isinstance(seed, int) else lsh_planes
-    return make(seed, dim, planes)
+    make = _constant_normals if isinstance(seed, int) else _drawn_normals
+    return make(seed, dim, planes, device)
+
+
+def _drawn_normals(seed: int | Tensor, dim: int, planes: int, device: str) -> Tensor:
+    return lsh_planes(seed, dim, planes).to(device)
 
 
 @torch.compiler.assume_constant_result
-def _constant_normals(seed: int, dim: int, planes: int) -> Tensor:
-    return _cached_normals(seed, dim, planes)
+def _constant_normals(seed: int, dim: int, planes: int, device: str) -> Tensor:
+    return _cached_normals(seed, dim, planes, device)
 
 
 @lru_cache(maxsize=16)
-def _cached_normals(seed: int, dim: int, planes: int) -> Tensor:
-    return lsh_planes(seed, dim, planes)
+def _cached_normals(seed: int, dim: int, planes: int, device: str) -> Tensor:
+    return _drawn_normals(seed, dim, planes, device)
 
 
 def lsh_bucket(x: Tensor, planes: Tensor, mean: Tensor | None = None) -> Tensor:

@@ -277,4 +277,18 @@ TEST(plan_long) {
   check_plan({.q_heads = 1, .k_heads = 1, .nq = 1200, .nk = 1100, .d = 4, .mode = Mode::kPaper});
 }
 
+// More nodes than one launch brings to the device.
+TEST(plan_many_nodes) {
+  check_plan({.q_heads = 1,
+              .k_heads = 1,
+              .nq = 400,
+              .nk = 400,
+              .d = 4,
+              .causal = true,
+              .num_buckets = 2,
+              .window = 4,
+              .keep = 1,
+              .leaf = 8});
+}
+
 }  // namespace thrifty::attention::cuda::testing
