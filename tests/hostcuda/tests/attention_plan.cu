@@ -115,6 +115,7 @@ struct PlanCase {
   int64_t num_buckets = 6, window = 16, residual = 12, keep = 5, leaf = 16, bits = 4;
   std::vector<int64_t> cuts = {};  // of packed sequences
   bool nan = false, device_seed = false;
+  int64_t repeat = 0;  // rows that come again and again
 };
 
 struct PlanBuffers {
@@ -141,6 +142,8 @@ struct PlanBuffers {
 Values heads_values(const PlanCase& c, int64_t heads, int64_t n, unsigned seed) {
   const auto drawn = normal_values<float>(size_t(c.batch * heads * n * c.d), seed);
   Values values(drawn.begin(), drawn.end());
+  const size_t period = size_t(c.repeat * c.d);
+  for (size_t i = period; period > 0 && i < values.size(); ++i) values[i] = values[i - period];
   for (size_t i = 0; i < values.size(); ++i) values[i] += 0.5 * double(i % size_t(c.d) % 3);
   if (c.nan) {
     for (size_t i = 7; i < values.size(); i += size_t(c.d * 11 + 1)) values[i] = NAN;
@@ -265,13 +268,15 @@ TEST(plan_means) {
   check_plan({.center = false, .device_seed = true});
   check_plan({.num_buckets = 1});
   check_plan({.keep = 90});
+  check_plan({.d = 1, .center = false});  // centroids that are the same, and then without members
+  check_plan({.center = false, .num_buckets = 1, .keep = 20, .repeat = 7});  // equal scores
   check_plan({.nq = 1, .nk = 1, .d = 1});
   check_plan({.nq = 1, .nk = 70, .causal = true});  // nodes whose probe has no query
   check_plan({.batch = 0});
   check_plan({.nq = 0});
 }
 
-// Long rows: several chunks of a mean, several walkers of a sort, kept keys among equal scores.
+// Long rows: several chunks of a mean, several walkers of a sort.
 TEST(plan_long) {
   check_plan({.q_heads = 1, .k_heads = 1, .nq = 9, .nk = 2300, .d = 4});
   check_plan({.q_heads = 1, .k_heads = 1, .nq = 1200, .nk = 1100, .d = 4, .mode = Mode::kPaper});
