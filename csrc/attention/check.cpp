@@ -133,8 +133,12 @@ void check_planes(const Array& planes, int64_t d, PlanArgs& args) {
   args.planes = static_cast<const float*>(planes.data), args.bits = planes.size(1);
 }
 
-SeedPair check_seed(const char* op, const Array& seed) {
+void check_seed_shape(const char* op, const Array& seed) {
   check_shape(op, "seed", seed, Dtype::kInt64, {2});
+}
+
+SeedPair check_seed(const char* op, const Array& seed) {
+  check_seed_shape(op, seed);
   const auto* words = static_cast<const int64_t*>(seed.data);
   return {uint64_t(words[0]), uint64_t(words[1])};
 }

@@ -27,6 +27,8 @@ void check_planes(const Array& planes, int64_t d, PlanArgs& args);
 struct SeedPair {
   uint64_t seed, offset;
 };
+// A seed on a device has its shape checked alone.
+void check_seed_shape(const char* op, const Array& seed);
 SeedPair check_seed(const char* op, const Array& seed);
 
 // The integers of a plan: their shapes, and that none points outside.

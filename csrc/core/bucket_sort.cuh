@@ -47,11 +47,11 @@ THRIFTY_DEVICE void count_segment(const BucketSort& sort, int64_t row, int64_t f
   }
 }
 
-// Writes the same numbers to their places; next[b]: where the segment's part of bucket b begins.
+// Calls store(place, i) for the same numbers i; next[b]: where the segment's part of bucket b
+// begins.
+template <class Store>
 THRIFTY_DEVICE void place_segment(const BucketSort& sort, int64_t row, int64_t first, int64_t last,
-                                  int32_t* next) {
-  int32_t* const order = sort.order + row * sort.n;
-  int32_t* const inverse = sort.inverse == nullptr ? nullptr : sort.inverse + row * sort.n;
+                                  int32_t* next, const Store& store) {
   for (int64_t at = first; at < last; at += kWarpSize) {
     const Peers peers(sort, row, at, last);
     const int begin = peers.bucket >= 0 ? next[peers.bucket] : 0;
@@ -59,10 +59,19 @@ THRIFTY_DEVICE void place_segment(const BucketSort& sort, int64_t row, int64_t f
     if (peers.leads()) next[peers.bucket] = begin + popcount(peers.lanes);
     syncwarp();
     if (peers.bucket < 0) continue;  // to the loop's end: only the last step has such lanes
-    const int place = begin + popcount(peers.lanes & lanes_below());
-    order[place] = int32_t(at + lane_index());
-    if (inverse != nullptr) inverse[at + lane_index()] = place;
+    store(begin + popcount(peers.lanes & lanes_below()), int32_t(at + lane_index()));
   }
+}
+
+// Writes them to their places.
+THRIFTY_DEVICE void place_segment(const BucketSort& sort, int64_t row, int64_t first, int64_t last,
+                                  int32_t* next) {
+  int32_t* const order = sort.order + row * sort.n;
+  int32_t* const inverse = sort.inverse == nullptr ? nullptr : sort.inverse + row * sort.n;
+  place_segment(sort, row, first, last, next, [&](int place, int32_t i) {
+    order[place] = i;
+    if (inverse != nullptr) inverse[i] = place;
+  });
 }
 
 // The sum over the threads before the caller's, and `total` over all; kWarps warps. `shared`:

@@ -54,3 +54,7 @@ def check_lengths(op: str, q: Tensor, k: Tensor, causal: bool, cu_seqlens: Tenso
         integers = cu.dtype in (torch.int32, torch.int64)
         got = f"{cu.dtype} of shape {tuple(cu.shape)}"
         expect(integers and cu.dim() == 1, op, "cu_seqlens", "int32 or int64 of one dimension", got)
+        if cu.is_cuda and not torch.compiler.is_compiling():
+            free = not torch.cuda.is_current_stream_capturing()
+            expected = "a CPU tensor while a CUDA graph is captured"
+            expect(free, op, "cu_seqlens", expected, f"one on {cu.device}")

@@ -3,6 +3,7 @@
 docs/attention.md has the equations, what is exact, what is random, and the errors to expect.
 """
 
+from functools import lru_cache
 from itertools import pairwise
 
 import torch
@@ -68,15 +69,17 @@ def hyper_attention(
         min_len: with fewer queries or keys than this, attention is exact; 0: never, None: where
             exact attention is the faster choice, as measured.
         planes: "paper": hyperplanes of the hash, 1 to 16.
-        seed: of everything that is drawn: a number, or int64 (2,) of seed and offset. The same seed
-            chooses the same keys.
+        seed: of everything that is drawn: a number, or int64 (2,) of seed and offset, on the CPU or
+            on q's device. The same seed chooses the same keys.
         center: "means": buckets are made of the keys minus their mean. An offset of all keys then
             changes nothing, as in exact attention.
         return_lse: also return the logarithm of the softmax's denominator.
         deterministic: results and gradients bit for bit the same in each call. On the CPU they
             always are, for any number of threads.
         cu_seqlens: int32 or int64 (S + 1,), rising from 0 to N: sequence s has the rows from
-            cu_seqlens[s] to cu_seqlens[s + 1] of q, k and v. Needs B = 1 and Nq = Nk.
+            cu_seqlens[s] to cu_seqlens[s + 1] of q, k and v. Needs B = 1 and Nq = Nk. What is
+            launched depends on the lengths: beside CUDA tensors it is best on the CPU, one on CUDA
+            is copied, which waits for the device.
 
     q, k and v are float32, bfloat16, float16 or float64, of one dtype, with any strides. Sums are
     taken in float32 (float64).
@@ -149,7 +152,7 @@ def hyper_attention(
     pair = torch.tensor([seed, 0]) if isinstance(seed, int) else seed
     normals = None
     if mode == "paper":
-        normals = _attention_ops.ops.lsh_planes(pair, q.shape[3], planes).to(q.device)
+        normals = _normals(pair, q, planes, isinstance(seed, int))
     plan = _attention_ops.ops.hyper_plan(
         q.detach(), k.detach(), normals, cu_seqlens, cu_seqlens, mode, causal, center,
         num_buckets, window, residual, keep, leaf, pair,
@@ -169,6 +172,23 @@ def automatic_min_len(mode: str, causal: bool, dtype: torch.dtype, device: str) 
     if device != "cpu":
         return 8192 if causal else 4096
     return CPU_MIN_LEN[dtype.itemsize]
+
+
+def _normals(pair: Tensor, q: Tensor, planes: int, constant: bool) -> Tensor:
+    """The hyperplanes of mode "paper", drawn on the CPU.
+
+    Those of a constant seed are kept on a GPU, so that a CUDA graph which is captured after a first
+    call holds no copy from the host.
+    """
+    if constant and q.is_cuda and type(q) is Tensor and not torch.compiler.is_compiling():
+        return _kept_normals(*pair.tolist(), q.shape[3], planes, str(q.device))
+    return _attention_ops.ops.lsh_planes(pair.cpu(), q.shape[3], planes).to(q.device)
+
+
+@lru_cache(maxsize=16)
+def _kept_normals(seed: int, offset: int, dim: int, planes: int, device: str) -> Tensor:
+    pair = torch.tensor([seed, offset])
+    return _attention_ops.ops.lsh_planes(pair, dim, planes).to(device)
 
 
 def lsh_bucket(x: Tensor, planes: Tensor, mean: Tensor | None = None) -> Tensor:
