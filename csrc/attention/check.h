@@ -25,12 +25,13 @@ PlanArgs check_recipe(const char* op, const RecipeArgs& args);
 void check_planes(const Array& planes, int64_t d, PlanArgs& args);
 void check_seed(const Array& seed, PlanArgs& args);
 
-// The integers of a plan: their shapes, and that none points outside.
+// The integers of a plan: their shapes, and that none points outside, which only kernels can tell
+// of those `on_device`.
 struct PlanArrays {
   Array order, offsets, q_window, samples;  // dense int32
 };
 Plan check_plan(const Problem& problem, const Layout& layout, const PlanArgs& args,
-                const PlanArrays& arrays);
+                const PlanArrays& arrays, bool on_device = false);
 
 // x [..., N, D] and its mean [..., D] or nothing.
 void check_mean(const char* op, const Array& x, const Array& mean);
@@ -40,8 +41,8 @@ struct CoreArgs {
   Array list_k, list_v, list_logw, list_range, list_var;  // dense
   double scale = 0;
 };
-// A call of hyper_core; q_window is what its plan points into.
-Hyper check_core(const CoreArgs& args, std::vector<int32_t>& q_window);
+// A call of hyper_core; q_window is what its plan points into, but not `on_device`.
+Hyper check_core(const CoreArgs& args, std::vector<int32_t>& q_window, bool on_device = false);
 
 // Shapes of the outputs, and the gradients that backward gets.
 void check_grads(const char* op, const Problem& problem, const Array& dout, const Array& dlse,
