@@ -251,8 +251,8 @@ struct GivenInputs {
     q_order = permutations(q_heads, c.nq, 7), k_order = permutations(k_heads, c.nk, 11);
     for (int64_t h = 0; h < q_heads; ++h) {
       for (int64_t w = 0; w <= g.items; ++w) {
-        offsets.push_back(
-            double(std::min(c.nq, 3 + w * (c.nq - 7) / std::max<int64_t>(g.items, 1) + h % 2)));
+        offsets.push_back(double(std::clamp<int64_t>(
+            3 + w * (c.nq - 7) / std::max<int64_t>(g.items, 1) + h % 2, 0, c.nq)));
       }
     }
     for (int64_t h = 0; h < k_heads; ++h) {
