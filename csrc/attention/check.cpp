@@ -154,7 +154,7 @@ Setup check_setup(const char* op, const Problem& p, const RecipeArgs& recipe, co
 }
 
 Plan check_plan(const Problem& p, const Layout& layout, const PlanArgs& args,
-                const PlanArrays& arrays) {
+                const PlanArrays& arrays, bool on_device) {
   constexpr const char* op = "hyper_attention";
   const auto nodes = int64_t(layout.nodes.size());
   const bool means = args.mode == Mode::kMeans;
@@ -169,7 +169,7 @@ Plan check_plan(const Problem& p, const Layout& layout, const PlanArgs& args,
     slice.shape[0] = n;
     return slice;
   };
-  for (int64_t i = 0; i < nodes; ++i) {
+  for (int64_t i = 0; i < nodes && !on_device; ++i) {
     const Node& n = layout.nodes[size_t(i)];
     const int64_t buckets = bucket_count(n.keys(), args.num_buckets);
     const int64_t windows = means ? buckets : (n.keys() + args.window - 1) / args.window;
@@ -230,7 +230,7 @@ void check_centroid_bucket(const Array& x, const Array& centroids, const Array& 
   check_mean(op, x, mean);
 }
 
-Hyper check_core(const CoreArgs& a, std::vector<int32_t>& q_window) {
+Hyper check_core(const CoreArgs& a, std::vector<int32_t>& q_window, bool on_device) {
   constexpr const char* op = "hyper_core";
   Hyper hyper{};
   Problem& p = hyper.problem = check_qkv(op, a.q, a.k, a.v, a.scale);
@@ -241,10 +241,12 @@ Hyper check_core(const CoreArgs& a, std::vector<int32_t>& q_window) {
   check_shape(op, "q_order", a.q_order, Dtype::kInt32, {p.batch, p.q_heads, p.nq});
   check_shape(op, "q_offsets", a.q_offsets, Dtype::kInt32, {p.batch, p.q_heads, count + 1});
   check_shape(op, "k_order", a.k_order, Dtype::kInt32, {p.batch, p.k_heads, p.nk});
-  check_range(op, "q_order", a.q_order, 0, p.nq - 1),
-      check_range(op, "k_order", a.k_order, 0, p.nk - 1);
-  check_range(op, "q_offsets", a.q_offsets, 0, p.nq),
-      check_range(op, "windows", a.windows, 0, p.nk);
+  if (!on_device) {
+    check_range(op, "q_order", a.q_order, 0, p.nq - 1);
+    check_range(op, "k_order", a.k_order, 0, p.nk - 1);
+    check_range(op, "q_offsets", a.q_offsets, 0, p.nq);
+    check_range(op, "windows", a.windows, 0, p.nk);
+  }
   if (a.list_k) {
     const int64_t entries = a.list_k.ndim == 4 ? a.list_k.size(2) : -1;
     check_shape(op, "list_k", a.list_k, p.dtype, {p.batch, p.k_heads, entries, p.d});
@@ -263,6 +265,8 @@ Hyper check_core(const CoreArgs& a, std::vector<int32_t>& q_window) {
   hyper.given.windows = count > 0 && a.windows.data != nullptr ? ints(a.windows) : kNone;
   hyper.given.window_count = count;
   hyper.plan.layout = make_layout({0, p.nq}, {0, p.nk}, false, 1);
+  hyper.plan.order = ints(a.k_order);
+  if (on_device) return hyper;
   q_window.assign(size_t(p.heads() * p.nq), int32_t(count));  // of no window
   for (int64_t h = 0; h < p.heads(); ++h) {
     const int32_t *order = ints(a.q_order) + h * p.nq,
@@ -273,7 +277,7 @@ Hyper check_core(const CoreArgs& a, std::vector<int32_t>& q_window) {
       }
     }
   }
-  hyper.plan.order = ints(a.k_order), hyper.plan.q_window = q_window.data();
+  hyper.plan.q_window = q_window.data();
   return hyper;
 }
 

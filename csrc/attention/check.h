@@ -31,12 +31,13 @@ struct SeedPair {
 void check_seed_shape(const char* op, const Array& seed);
 SeedPair check_seed(const char* op, const Array& seed);
 
-// The integers of a plan: their shapes, and that none points outside.
+// The integers of a plan: their shapes, and that none points outside, which only kernels can tell
+// of those `on_device`.
 struct PlanArrays {
   Array order, offsets, q_window, samples;  // dense int32
 };
 Plan check_plan(const Problem& problem, const Layout& layout, const PlanArgs& args,
-                const PlanArrays& arrays);
+                const PlanArrays& arrays, bool on_device = false);
 
 // The layout of the sequences beside the recipe's numbers.
 struct Setup {
@@ -55,8 +56,8 @@ struct CoreArgs {
   Array list_k, list_v, list_logw, list_range, list_var;  // dense
   double scale = 0;
 };
-// A call of hyper_core; q_window is what its plan points into.
-Hyper check_core(const CoreArgs& args, std::vector<int32_t>& q_window);
+// A call of hyper_core; q_window is what its plan points into, but not `on_device`.
+Hyper check_core(const CoreArgs& args, std::vector<int32_t>& q_window, bool on_device = false);
 
 // Shapes of the outputs, and the gradients that backward gets.
 void check_grads(const char* op, const Problem& problem, const Array& dout, const Array& dlse,

@@ -1,6 +1,6 @@
-// The tables of every instruction set that this machine runs, and under the sanitizers of two builds
-// for tests only (CMakeLists.txt): `wide`, AVX-512's vectors, and `amx_twin`, AMX's tiles as plain
-// loops.
+// The tables of every instruction set that this machine runs, and under the sanitizers of two
+// builds for tests only (CMakeLists.txt): `wide`, AVX-512's vectors, and `amx_twin`, AMX's tiles as
+// plain loops.
 #pragma once
 
 #include <vector>

@@ -1,0 +1,33 @@
+#include "attention/core_fwd.cuh"
+
+namespace thrifty::attention::cuda {
+namespace {
+
+using FloatNarrow = SimtTile<float, 64, 64, 64>;
+using FloatMiddle = SimtTile<float, 64, 64, 128>;
+using FloatWide = SimtTile<float, 32, 32, 256>;
+using Double = SimtTile<double, 16, 16, 256>;
+
+}  // namespace
+
+cudaError_t launch_fwd_simt(Dtype dtype, int width, const FwdArgs& args, cudaStream_t stream) {
+  if (dtype == Dtype::kFloat64) return start_fwd<Double>(args, stream);
+  if (width <= 64) return start_fwd<FloatNarrow>(args, stream);
+  if (width <= 128) return start_fwd<FloatMiddle>(args, stream);
+  return start_fwd<FloatWide>(args, stream);
+}
+
+TileShape fwd_shape(Dtype dtype, int width) {
+  if (is_half(dtype)) return width <= 128 ? TileShape{128, 64} : TileShape{64, 64};
+  if (dtype == Dtype::kFloat64) return {Double::kRows, Double::kColumns};
+  return width <= 128 ? TileShape{FloatMiddle::kRows, FloatMiddle::kColumns}
+                      : TileShape{FloatWide::kRows, FloatWide::kColumns};
+}
+
+cudaError_t launch_fwd(Dtype dtype, int width, const FwdArgs& args, cudaStream_t stream) {
+  if (dtype == Dtype::kBFloat16) return launch_fwd_bf16(width, args, stream);
+  if (dtype == Dtype::kFloat16) return launch_fwd_fp16(width, args, stream);
+  return launch_fwd_simt(dtype, width, args, stream);
+}
+
+}  // namespace thrifty::attention::cuda
