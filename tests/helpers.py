@@ -6,9 +6,12 @@ with TrainedOpContract also gradcheck, each gradient alone, and the refused seco
 functions before them serve the tests that are a family's own.
 """
 
+import importlib.util
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,6 +30,20 @@ def cases_of(op: str) -> list[OpCase]:
 
 
 # ---- contexts
+
+
+def load_example(name: str) -> Any:
+    """The module examples/<name>.py; skips the test where there are no examples."""
+    path = Path(__file__).parents[1] / "examples" / f"{name}.py"
+    if not path.exists():
+        pytest.skip("no examples here")
+    spec = importlib.util.spec_from_file_location(f"{name}_example", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look there
+    spec.loader.exec_module(module)
+    return module
 
 
 @contextmanager

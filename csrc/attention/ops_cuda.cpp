@@ -1,27 +1,49 @@
-// torch.ops.thrifty.*: the choice of keys on CUDA. The ops that attend: core_ops_cuda.cpp.
-#include "attention/check.h"
-#include "attention/cuts_cuda.h"
+// torch.ops.thrifty.*: HyperAttention on CUDA.
+#include "attention/attention_ops.h"
+#include "attention/hyper_cuda.h"
 #include "attention/plan_cuda.h"
 #include "torch/edge_cuda.h"
 
 namespace thrifty::attention::ops {
 namespace {
 
-using edge::OptionalTensor;
-using edge::Tensor;
-using torch::headeronly::ScalarType;
-
 struct Cuda {
+  static constexpr bool kOnDevice = true;
   static void check(const char* op, const char* name, const Tensor& tensor, const char* first_name,
                     const Tensor& first) {
     edge::check_device(op, name, tensor, first_name, first);
   }
+  // Layouts are made on the host: best cu lies there, then nothing waits. One on CUDA is copied,
+  // which waits for the stream, and so refused while a CUDA graph is captured.
+  static OptionalTensor cuts(const char* op, const char* name, const OptionalTensor& cu) {
+    if (!cu || !cu->is_cuda()) return edge::dense(cu);
+    const edge::CudaScope scope(*cu);
+    cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
+    const cudaError_t error = cudaStreamIsCapturing(scope.stream, &capture);
+    edge::check_launch({error, "of the stream's capture"});
+    THRIFTY_CHECK(capture == cudaStreamCaptureStatusNone, op, ": ", name,
+                  ": expected a CPU tensor while a CUDA graph is captured, got one on ",
+                  edge::device_text(*cu));
+    const torch::stable::Device cpu(torch::headeronly::DeviceType::CPU);
+    return edge::dense(torch::stable::to(*cu, cpu));
+  }
+  static void fwd(const Hyper& hyper, const CoreQueries& queries, const Tensor& like,
+                  std::byte* out, std::byte* lse) {
+    const cuda::HyperCall call{hyper, queries.order, queries.offsets};
+    edge::run_on(like, cuda::hyper_fwd_scratch(call), [&](void* scratch, cudaStream_t stream) {
+      return cuda::hyper_fwd(call, out, lse, scratch, stream);
+    });
+  }
+  static void bwd(const Hyper& hyper, const CoreQueries& queries, const Tensor& like,
+                  const BackwardArgs& grads) {
+    const cuda::HyperCall call{hyper, queries.order, queries.offsets};
+    edge::run_on(like, cuda::hyper_bwd_scratch(call), [&](void* scratch, cudaStream_t stream) {
+      return cuda::hyper_bwd(call, grads, scratch, stream);
+    });
+  }
+  static void clear(const Tensor&) {}  // its gradients are written
 };
-using SameDevice = edge::SameDevice<Cuda>;
-
-Tensor integers(const Tensor& like, std::vector<int64_t> shape) {
-  return torch::stable::new_empty(like, shape, ScalarType::Int);
-}
+using OnDevice = edge::SameDevice<Cuda>;
 
 // Keys are chosen in float32, whatever the tensors hold, as on the CPU.
 Tensor narrow(const Tensor& x) {
@@ -31,11 +53,9 @@ OptionalTensor narrow(const OptionalTensor& x) {
   return x ? OptionalTensor(narrow(*x)) : std::nullopt;
 }
 
-int32_t* ints(const Tensor& tensor) { return static_cast<int32_t*>(edge::data(tensor)); }
-
 Tensor lsh_bucket(const Tensor& x_, const Tensor& planes_, const OptionalTensor& mean_) {
   constexpr const char* op = "lsh_bucket";
-  SameDevice(op, "x", x_)("planes", planes_)("mean", mean_);
+  OnDevice(op, "x", x_)("planes", planes_)("mean", mean_);
   check_lsh_bucket(edge::array(x_), edge::array(planes_), edge::array(mean_));
   const Tensor x = edge::dense(narrow(x_)), planes = edge::dense(planes_);
   const OptionalTensor mean = edge::dense(narrow(mean_));
@@ -53,7 +73,7 @@ Tensor lsh_bucket(const Tensor& x_, const Tensor& planes_, const OptionalTensor&
 
 Tensor centroid_bucket(const Tensor& x_, const Tensor& centroids_, const OptionalTensor& mean_) {
   constexpr const char* op = "centroid_bucket";
-  SameDevice(op, "x", x_)("centroids", centroids_)("mean", mean_);
+  OnDevice(op, "x", x_)("centroids", centroids_)("mean", mean_);
   check_centroid_bucket(edge::array(x_), edge::array(centroids_), edge::array(mean_));
   const Tensor x = edge::dense(narrow(x_)), centroids = edge::dense(narrow(centroids_));
   const OptionalTensor mean = edge::dense(narrow(mean_));
@@ -92,15 +112,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> plan(
     int64_t num_buckets, int64_t window, int64_t residual, int64_t keep, int64_t leaf,
     const Tensor& seed_) {
   constexpr const char* op = "hyper_attention";
-  SameDevice(op, "q", q_)("k", k_)("planes", planes_);
-  if (!seed_.is_cpu()) SameDevice(op, "q", q_)("seed", seed_);
+  OnDevice(op, "q", q_)("k", k_)("planes", planes_);
+  if (!seed_.is_cpu()) OnDevice(op, "q", q_)("seed", seed_);
   check_qkv(op, edge::array(q_), edge::array(k_), edge::array(k_), 1);
   const Tensor q = edge::dense_rows(narrow(q_)), k = edge::dense_rows(narrow(k_));
   const Tensor seed = edge::dense(seed_);
   const OptionalTensor planes = edge::dense(planes_);
   const Array key = edge::array(k);
   const Problem p = check_qkv(op, edge::array(q), key, key, 1);
-  const OptionalTensor cu_q = host_cuts(op, "cu_q", cu_q_), cu_k = host_cuts(op, "cu_k", cu_k_);
+  const OptionalTensor cu_q = Cuda::cuts(op, "cu_q", cu_q_), cu_k = Cuda::cuts(op, "cu_k", cu_k_);
   auto [args, layout] =
       check_setup(op, p, {mode, causal, center, num_buckets, window, residual, keep, leaf},
                   edge::array(cu_q), edge::array(cu_k));
@@ -127,4 +147,5 @@ STABLE_TORCH_LIBRARY_IMPL(thrifty, CUDA, m) {
   m.impl("lsh_bucket", TORCH_BOX(&thrifty::attention::ops::lsh_bucket));
   m.impl("centroid_bucket", TORCH_BOX(&thrifty::attention::ops::centroid_bucket));
   m.impl("hyper_plan", TORCH_BOX(&thrifty::attention::ops::plan));
+  THRIFTY_IMPL_ATTENTION_OPS(m, thrifty::attention::ops::Cuda);
 }

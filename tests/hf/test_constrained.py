@@ -1,11 +1,12 @@
 """ConstrainedLogitsProcessor in `generate`, the vocabulary of tokenizers, and the example."""
 
-import importlib.util
 import re
 from pathlib import Path
 
 import pytest
 import torch
+
+from helpers import load_example
 
 transformers = pytest.importorskip("transformers")
 
@@ -103,10 +104,7 @@ def test_wrong_use(llama) -> None:
 
 def test_example(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     pytest.importorskip("matplotlib")
-    spec = importlib.util.spec_from_file_location("example", ROOT / "examples/constrained_json.py")
-    example = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(example)
-    results = example.main(["--quick", "--plot", str(tmp_path / "x.png")])
+    results = load_example("constrained_json").main(["--quick", "--plot", str(tmp_path / "x.png")])
     assert (tmp_path / "x.png").stat().st_size > 10_000
     assert "regular expression, 4 particles" in capsys.readouterr().out
     for runs in results.values():

@@ -1,24 +1,15 @@
 """examples/speculative_generate.py runs, and its tables of n-grams pay."""
 
-import importlib.util
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "speculative_generate.py"
-pytestmark = pytest.mark.skipif(not EXAMPLE.exists(), reason="no examples here")
+from helpers import load_example
 
 
 def example() -> Any:
-    spec = importlib.util.spec_from_file_location("speculative_generate_example", EXAMPLE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look there
-    spec.loader.exec_module(module)
-    return module
+    return load_example("speculative_generate")
 
 
 def test_quick_mode(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

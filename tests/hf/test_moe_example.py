@@ -1,24 +1,15 @@
 """examples/moe_transformers.py runs, and its backends agree."""
 
-import importlib.util
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "moe_transformers.py"
-pytestmark = pytest.mark.skipif(not EXAMPLE.exists(), reason="no examples here")
+from helpers import load_example
 
 
 def example() -> Any:
-    spec = importlib.util.spec_from_file_location("moe_transformers_example", EXAMPLE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look there
-    spec.loader.exec_module(module)
-    return module
+    return load_example("moe_transformers")
 
 
 def test_quick_mode(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
