@@ -4,12 +4,14 @@ import dataclasses
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from thrifty import __main__ as command_line
 from thrifty import selfcheck
 from thrifty.reference.cases import OpCase, all_cases
 
@@ -97,3 +99,17 @@ def test_command_line() -> None:
     assert " ".join(lines[0].split()) == "op case device dtype max error tolerance verdict"
     assert lines[-1].endswith(" 0 missed")
     assert len(lines) > 200
+
+
+def test_bench_is_that_of_the_clone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "thrifty", "bench", "--no-such-option"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert run.returncode == 2
+    assert "python -m bench" in run.stderr
+    monkeypatch.setattr(command_line, "__file__", str(tmp_path / "python/thrifty/__main__.py"))
+    assert command_line.bench([]) == 2
+    assert "make bench" in capsys.readouterr().err
