@@ -23,6 +23,7 @@ from bench.words import WORDS
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench" / "results"
+LONG_CONTEXT = RESULTS / "long-context.json"
 MARKS = re.compile(r"(<!-- table: ([\w-]+) -->\n)(.*?)(<!-- end of table -->)", re.S)
 
 README = (
@@ -168,6 +169,22 @@ def attention_errors(machine: Machine, page: Path) -> str:
     return attention_error.table(json.loads(attention_error.RESULT.read_text())["rows"]) + "\n"
 
 
+def long_context(machine: Machine, page: Path) -> str:
+    """Of examples/long_context_attention.py, from the file that its --json wrote."""
+    by_call = {
+        (row["tokens"], row["method"]): row for row in json.loads(LONG_CONTEXT.read_text())["results"]
+    }
+    methods = ("exact", "paper", "means")
+    rows = [
+        [f"{tokens:,}"]
+        + [f"{by_call[tokens, method]['seconds']:.2f}" for method in methods]
+        + [f"{by_call[tokens, method]['perplexity']:.1f}" for method in methods]
+        for tokens in sorted({tokens for tokens, _ in by_call})
+    ]
+    heads = ["tokens", "exact, s", "paper, s", "means, s", "exact, perplexity", "paper", "means"]
+    return markdown(heads, rows) + "\n"
+
+
 def tokens_per_pass(machine: Machine, page: Path) -> str:
     """What the example counts: no times, so that any machine gives the same."""
     found = [one for name, one in machine.items() if name.startswith("speculative_generate/")]
@@ -221,13 +238,14 @@ TABLES: dict[str, Callable[[Machine, Path], str]] = {
     "headlines": beside(README),
     "attention": attention_times,
     "attention-errors": attention_errors,
+    "long-context": long_context,
     "drafting": joined(family(r"(ngram_|row_stats|speculative_step)"), table_bytes),
     "tokens-per-pass": tokens_per_pass,
     "sampling": family(r"(masked_sample|apply_token|awrs|regex|constrained)"),
     "moe": family("moe_"),
     "ensemble": family(r"(tabm|batch_ensemble|ensemble_linear)"),
 }
-ONE_MACHINE = ("attention-errors", "tokens-per-pass")  # the same anywhere
+ONE_MACHINE = ("attention-errors", "long-context", "tokens-per-pass")
 
 
 def block(name: str, page: Path, found: list[Machine]) -> str:

@@ -11,9 +11,9 @@ tokens and over the last quarter.
 What the figures show, and what they do not: time and memory are those of a real prompt. The
 perplexities compare attention with attention, no more. The model was trained on pieces of 128
 tokens of this very text, so that even exact attention gets worse with length; --rope-factor scales
-positions by so much ("linear" rope scaling), which does not cure it. A model that needs its
-long context would suffer more from an approximation than this one, which has learnt to use little
-of it: measure your own. Needs `transformers`; --plot matplotlib.
+positions by so much ("linear" rope scaling). A model that needs its long context would suffer more
+from an approximation than this one, which has learnt to use little of it: measure your own. Needs
+`transformers`; --plot matplotlib.
 """
 
 from __future__ import annotations

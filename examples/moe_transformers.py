@@ -14,9 +14,8 @@ tests/assets, whose 4,096 tokens leave the time to the layers. Per backend of th
     experts    how much of that the experts' modules take: all that a backend can change
     error      of the prompt's logits, the norm of the difference to float32 "eager" over its norm
 
-A run in bfloat16 on two cores of a Zen 3 that others shared: prefill 3.04, 2.92 and 1.04, decode
-21.7, 20.5 and 16.2. Prefill is the experts' products, so a faster layer shows; of decoding at this
-size more than half is the rest of the model, small torch ops, which no backend can change.
+Prefill is the experts' products, so a faster layer shows; of decoding at this size more than half
+is the rest of the model, small torch ops, which no backend can change.
 
 The backends take turns within a round, in changing order, and times are medians over rounds. Needs
 `transformers`; --plot needs matplotlib.

@@ -32,11 +32,41 @@ def cases_of(op: str) -> list[OpCase]:
 # ---- contexts
 
 
+def to_numpy(value: Any) -> Any:
+    """Tensors, also in lists, as arrays over the same memory; bfloat16 by ml_dtypes."""
+    if isinstance(value, Tensor):
+        if value.dtype == torch.bfloat16:
+            import ml_dtypes
+
+            return value.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+        return value.numpy()
+    return [to_numpy(item) for item in value] if isinstance(value, list) else value
+
+
+def same_bits(got: Any, expected: Tensor) -> bool:
+    """Whether the array has the dtype, the shape and the bits of the tensor."""
+    wanted = to_numpy(expected.contiguous())
+    return (got.dtype, got.shape, got.tobytes()) == (wanted.dtype, wanted.shape, wanted.tobytes())
+
+
+def capture(step: Callable[[], Any]) -> tuple["torch.cuda.CUDAGraph", Any]:
+    """A CUDA graph of the step and the results that a replay writes again."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        step()  # lazy initialisation is not for capturing
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    return graph, captured
+
+
 def load_example(name: str) -> Any:
     """The module examples/<name>.py; skips the test where there are no examples."""
     path = Path(__file__).parents[1] / "examples" / f"{name}.py"
     if not path.exists():
-        pytest.skip("no examples here")
+        pytest.skip(f"examples/{name}.py is in the source tree alone, which this is not")
     spec = importlib.util.spec_from_file_location(f"{name}_example", path)
     assert spec is not None
     assert spec.loader is not None

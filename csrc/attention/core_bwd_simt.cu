@@ -1,15 +1,7 @@
 #include "attention/core_bwd.cuh"
+#include "attention/core_simt.cuh"
 
 namespace thrifty::attention::cuda {
-namespace {
-
-using FloatNarrow = SimtTile<float, 64, 64, 64>;
-using FloatMiddle = SimtTile<float, 64, 64, 128>;
-using FloatWide = SimtTile<float, 32, 32, 256>;
-using Double = SimtTile<double, 16, 16, 256>;
-
-}  // namespace
-
 cudaError_t launch_bwd_simt(Dtype dtype, int width, BwdPass pass, const BwdArgs& args,
                             cudaStream_t stream) {
   if (dtype == Dtype::kFloat64) return start_bwd<Double>(pass, args, stream);

@@ -1,15 +1,7 @@
 #include "attention/core_fwd.cuh"
+#include "attention/core_simt.cuh"
 
 namespace thrifty::attention::cuda {
-namespace {
-
-using FloatNarrow = SimtTile<float, 64, 64, 64>;
-using FloatMiddle = SimtTile<float, 64, 64, 128>;
-using FloatWide = SimtTile<float, 32, 32, 256>;
-using Double = SimtTile<double, 16, 16, 256>;
-
-}  // namespace
-
 cudaError_t launch_fwd_simt(Dtype dtype, int width, const FwdArgs& args, cudaStream_t stream) {
   if (dtype == Dtype::kFloat64) return start_fwd<Double>(args, stream);
   if (width <= 64) return start_fwd<FloatNarrow>(args, stream);

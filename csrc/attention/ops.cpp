@@ -7,9 +7,8 @@
 namespace thrifty::attention::ops {
 namespace {
 
-struct Cpu {
+struct Cpu : edge::CpuTensors {
   static constexpr bool kOnDevice = false;
-  static void check(const char*, const char*, const Tensor&, const char*, const Tensor&) {}
   static OptionalTensor cuts(const char*, const char*, const OptionalTensor& cu) {
     return edge::dense(cu);
   }

@@ -7,12 +7,8 @@
 namespace thrifty::attention::ops {
 namespace {
 
-struct Cuda {
+struct Cuda : edge::CudaTensors {
   static constexpr bool kOnDevice = true;
-  static void check(const char* op, const char* name, const Tensor& tensor, const char* first_name,
-                    const Tensor& first) {
-    edge::check_device(op, name, tensor, first_name, first);
-  }
   // Layouts are made on the host: best cu lies there, then nothing waits. One on CUDA is copied,
   // which waits for the stream, and so refused while a CUDA graph is captured.
   static OptionalTensor cuts(const char* op, const char* name, const OptionalTensor& cu) {

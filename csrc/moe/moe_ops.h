@@ -17,21 +17,13 @@
 
 namespace thrifty::moe::ops {
 
+using edge::integers;
+using edge::ints;
 using edge::OptionalTensor;
 using edge::SameDevice;
+using edge::sums;
 using edge::Tensor;
 using torch::headeronly::ScalarType;
-
-inline Tensor integers(const Tensor& like, std::vector<int64_t> shape) {
-  return torch::stable::new_empty(like, shape, ScalarType::Int);
-}
-
-inline Tensor sums(const Tensor& like, std::vector<int64_t> shape) {
-  const bool wide = edge::dtype_of(like) == Dtype::kFloat64;
-  return torch::stable::new_empty(like, shape, wide ? ScalarType::Double : ScalarType::Float);
-}
-
-inline int32_t* ints(const Tensor& tensor) { return static_cast<int32_t*>(edge::data(tensor)); }
 
 // Matrices whose rows or whose columns are contiguous are read where they lie.
 inline Tensor dense_lines(const Tensor& m) {

@@ -10,12 +10,9 @@
 namespace thrifty::moe::ops {
 namespace {
 
-struct Cuda {
+struct Cuda : edge::CudaTensors {
+  using edge::CudaTensors::check;
   static constexpr bool kOnDevice = true;
-  static void check(const char* op, const char* name, const Tensor& tensor, const char* first_name,
-                    const Tensor& first) {
-    edge::check_device(op, name, tensor, first_name, first);
-  }
   static void check(const Route& route) { cuda::check_route(route); }
   static void check(const GroupedMm& product) { cuda::check_grouped(product); }
   static void check(const Mlp& mlp) { cuda::check_mlp(mlp); }

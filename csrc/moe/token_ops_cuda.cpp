@@ -6,11 +6,7 @@
 namespace thrifty::moe::ops {
 namespace {
 
-struct Cuda {
-  static void check(const char* op, const char* name, const Tensor& tensor, const char* first_name,
-                    const Tensor& first) {
-    edge::check_device(op, name, tensor, first_name, first);
-  }
+struct Cuda : edge::CudaTensors {
   static void topk(const TokenTopk& topk, const Tensor& like, void* weights, int64_t* index) {
     const edge::CudaScope scope(like);
     edge::check_launch(cuda::token_topk(topk, weights, index, scope.stream));

@@ -4,8 +4,7 @@
 namespace thrifty::sampling::ops {
 namespace {
 
-struct Cpu {
-  static void check(const char*, const char*, const Tensor&, const char*, const Tensor&) {}
+struct Cpu : edge::CpuTensors {
   static void sample_candidates(const SampleCandidates& op, const Tensor&,
                                 const SampleCandidatesOut& out) {
     sampling::sample_candidates(op, out, edge::torch_threads);

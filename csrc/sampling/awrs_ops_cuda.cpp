@@ -6,11 +6,7 @@
 namespace thrifty::sampling::ops {
 namespace {
 
-struct Cuda {
-  static void check(const char* op, const char* name, const Tensor& tensor, const char* first_name,
-                    const Tensor& first) {
-    edge::check_device(op, name, tensor, first_name, first);
-  }
+struct Cuda : edge::CudaTensors {
   static void sample_candidates(const SampleCandidates& op, const Tensor& like,
                                 const SampleCandidatesOut& out) {
     edge::run_on(like, cuda::sample_candidates_scratch(op),

@@ -4,8 +4,7 @@
 namespace thrifty::sampling::ops {
 namespace {
 
-struct Cpu {
-  static void check(const char*, const char*, const Tensor&, const char*, const Tensor&) {}
+struct Cpu : edge::CpuTensors {
   static void apply_token_bitmask(const ApplyBitmask& op, const Tensor&) {
     sampling::apply_token_bitmask(op, edge::torch_threads);
   }

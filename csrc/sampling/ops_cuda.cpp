@@ -6,11 +6,7 @@
 namespace thrifty::sampling::ops {
 namespace {
 
-struct Cuda {
-  static void check(const char* op, const char* name, const Tensor& tensor, const char* first_name,
-                    const Tensor& first) {
-    edge::check_device(op, name, tensor, first_name, first);
-  }
+struct Cuda : edge::CudaTensors {
   static void apply_token_bitmask(const ApplyBitmask& op, const Tensor& logits) {
     const edge::CudaScope scope(logits);
     edge::check_launch(cuda::apply_token_bitmask(op, scope.stream));

@@ -84,6 +84,22 @@ inline Tensor empty_like(const Tensor& fallback, const OptionalTensor& like, boo
 
 inline void* data(const Tensor& tensor) { return tensor.numel() > 0 ? tensor.data_ptr() : nullptr; }
 
+inline Tensor integers(const Tensor& like, std::vector<int64_t> shape) {
+  return torch::stable::new_empty(like, shape, ScalarType::Int);
+}
+inline int32_t* ints(const Tensor& tensor) { return static_cast<int32_t*>(data(tensor)); }
+
+// In the dtype of sums: float64 where `like` is, float32 elsewhere.
+inline Tensor sums(const Tensor& like, std::vector<int64_t> shape) {
+  const bool wide = dtype_of(like) == Dtype::kFloat64;
+  return torch::stable::new_empty(like, shape, wide ? ScalarType::Double : ScalarType::Float);
+}
+
+// A Device of the op templates, of which families derive theirs: nothing to refuse on the CPU.
+struct CpuTensors {
+  static void check(const char*, const char*, const Tensor&, const char*, const Tensor&) {}
+};
+
 // SameDevice<Device>(op, "logits", logits)("seeds", seeds)...: each lies where the first does.
 template <class Device>
 class SameDevice {

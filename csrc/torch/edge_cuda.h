@@ -30,6 +30,13 @@ inline void check_device(const std::string& op, const char* name, const Tensor& 
                 ", got one on ", device_text(tensor));
 }
 
+struct CudaTensors {
+  static void check(const char* op, const char* name, const Tensor& tensor, const char* first_name,
+                    const Tensor& first) {
+    check_device(op, name, tensor, first_name, first);
+  }
+};
+
 // Makes x's device the current one for a scope; `stream` is torch's current stream on it.
 class CudaScope {
  public:

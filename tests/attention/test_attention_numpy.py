@@ -2,36 +2,21 @@
 
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 import thrifty
 import thrifty.numpy as tn
-from helpers import assert_rejects
+from helpers import assert_rejects, same_bits, to_numpy
 from thrifty.reference.attention_cases import core, hyper
 from thrifty.reference.cases import Call, Make, OpCase, all_cases, tensors
 
 OPS = ("lsh_bucket", "centroid_bucket", "hyper_core", "hyper_attention")
 
 
-def to_numpy(value: Any) -> Any:
-    if not isinstance(value, Tensor):
-        return value
-    if value.dtype == torch.bfloat16:
-        return value.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-    return value.numpy()
-
-
 def in_numpy(call: Call) -> Call:
     return {name: to_numpy(value) for name, value in call.items()}
-
-
-def same_bits(got: np.ndarray, expected: Tensor) -> bool:
-    wanted = to_numpy(expected.contiguous())
-    return (got.dtype, got.shape, got.tobytes()) == (wanted.dtype, wanted.shape, wanted.tobytes())
 
 
 CASES = [(case, dtype) for case in all_cases() if case.op in OPS for dtype in case.dtypes]

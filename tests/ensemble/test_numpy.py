@@ -1,29 +1,14 @@
 """thrifty.numpy: the bits of the torch ops, on NumPy arrays."""
 
-from typing import Any
-
-import ml_dtypes
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 import thrifty
 import thrifty.numpy as tn
-from helpers import LAYOUTS, assert_rejects
+from helpers import LAYOUTS, assert_rejects, same_bits, to_numpy
 from thrifty.reference.cases import Make, OpCase, all_cases, map_tensors
 from thrifty.reference.ensemble_cases import layer, network
-
-
-def to_numpy(value: Any) -> Any:
-    """Tensors, also in lists, as arrays over the same memory; bfloat16 by ml_dtypes."""
-    if isinstance(value, Tensor):
-        if value.dtype == torch.bfloat16:
-            return value.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-        return value.numpy()
-    if isinstance(value, list):
-        return [to_numpy(item) for item in value]
-    return value
 
 
 def arguments(call: dict) -> dict:
@@ -31,15 +16,6 @@ def arguments(call: dict) -> dict:
     if "seed" in call:
         converted["seed"] = tuple(call["seed"].tolist())
     return converted
-
-
-def same_bits(got: np.ndarray, expected: Tensor) -> bool:
-    wanted = to_numpy(expected)
-    return (
-        got.dtype == wanted.dtype
-        and got.shape == wanted.shape
-        and got.tobytes() == wanted.tobytes()
-    )
 
 
 CASES = [

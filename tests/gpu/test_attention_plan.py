@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 import thrifty
+from helpers import capture
 from thrifty.reference.attention_plan import bucket_count
 from thrifty.selfcheck import devices
 
@@ -97,18 +98,11 @@ def test_replay(mode: str) -> None:
             16, 512, seed,
         )  # fmt: skip
 
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        step()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = step()
-        with pytest.raises(ValueError, match="cu_q"):
-            torch.ops.thrifty.hyper_plan(
-                q, k, None, cuts_there, cuts, "means", True, True, 64, 64, 32, 16, 512, seed
-            )
+    graph, captured = capture(step)
+    with torch.cuda.graph(torch.cuda.CUDAGraph()), pytest.raises(ValueError, match="cu_q"):
+        torch.ops.thrifty.hyper_plan(
+            q, k, None, cuts_there, cuts, "means", True, True, 64, 64, 32, 16, 512, seed
+        )
     for value in (5, 6):
         q.copy_(torch.randn_like(q))
         k.copy_(torch.randn_like(k))

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import thrifty
+from helpers import capture
 from thrifty.selfcheck import devices
 
 pytestmark = [
@@ -30,14 +31,7 @@ def test_replay_of_forward_and_backward(dropout: float) -> None:
         out = thrifty.batch_ensemble_linear(*leaves, **options)
         return out, *torch.autograd.grad(out.float().square().sum(), leaves)
 
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        step()  # lazy initialisation is not for capturing
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = step()
+    graph, captured = capture(step)
 
     for seed in (5, 6):
         with torch.no_grad():
@@ -64,14 +58,7 @@ def test_replay_of_experts_with_other_routings() -> None:
         out = thrifty.moe_mlp(x, w1, w2, ids, weights)
         return out, *torch.autograd.grad(out.float().square().sum(), leaves)
 
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        step()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = step()
+    graph, captured = capture(step)
 
     for shift in (0.0, 100.0):  # any expert, then all tokens to the first two
         with torch.no_grad():

@@ -1,34 +1,17 @@
 """The moe family in thrifty.numpy: the bits of the torch ops."""
 
-from typing import Any
-
-import ml_dtypes
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 import thrifty.numpy as tn
-from helpers import assert_rejects
+from helpers import assert_rejects, same_bits, to_numpy
 from thrifty.reference.cases import Make, OpCase, all_cases, tensors
 from thrifty.reference.moe_cases import mlp
 
 OPS = ("moe_route", "moe_permute", "grouped_mm", "moe_mlp", "token_topk", "gather_rows",
        "scatter_add_rows")  # fmt: skip
 TORCH_ALONE = {"recompute", "stats", "threshold"}  # gradients, statistics
-
-
-def to_numpy(value: Any) -> Any:
-    if not isinstance(value, Tensor):
-        return value
-    if value.dtype == torch.bfloat16:
-        return value.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-    return value.numpy()
-
-
-def same_bits(got: np.ndarray, expected: Tensor) -> bool:
-    wanted = to_numpy(expected.contiguous())
-    return (got.dtype, got.shape, got.tobytes()) == (wanted.dtype, wanted.shape, wanted.tobytes())
 
 
 CASES = [(case, dtype) for case in all_cases() if case.op in OPS for dtype in case.dtypes]
