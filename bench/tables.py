@@ -171,9 +171,8 @@ def attention_errors(machine: Machine, page: Path) -> str:
 
 def long_context(machine: Machine, page: Path) -> str:
     """Of examples/long_context_attention.py, from the file that its --json wrote."""
-    by_call = {
-        (row["tokens"], row["method"]): row for row in json.loads(LONG_CONTEXT.read_text())["results"]
-    }
+    results = json.loads(LONG_CONTEXT.read_text())["results"]
+    by_call = {(row["tokens"], row["method"]): row for row in results}
     methods = ("exact", "paper", "means")
     rows = [
         [f"{tokens:,}"]
