@@ -11,29 +11,37 @@
 #if defined(THRIFTY_HOST_CUDA)
 #include "hostcuda/ldmatrix.h"
 #else
-#include <cute/arch/copy_sm75.hpp>
-
 namespace thrifty::cuda {
 
 template <int kCount, bool kTrans = false>
 THRIFTY_DEVICE void ldmatrix(uint32_t (&r)[kCount], const void* row) {
   static_assert(kCount == 1 || kCount == 2 || kCount == 4, "ldmatrix: 1, 2 or 4 matrices");
-  const auto& source = *static_cast<const cute::uint128_t*>(row);
+  const uint32_t from = uint32_t(__cvta_generic_to_shared(row));
   if constexpr (kCount == 1) {
     if constexpr (kTrans)
-      cute::SM75_U16x2_LDSM_T::copy(source, r[0]);
+      asm volatile("ldmatrix.sync.aligned.m8n8.x1.trans.shared.b16 {%0}, [%1];"
+                   : "=r"(r[0])
+                   : "r"(from));
     else
-      cute::SM75_U32x1_LDSM_N::copy(source, r[0]);
+      asm volatile("ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%0}, [%1];" : "=r"(r[0]) : "r"(from));
   } else if constexpr (kCount == 2) {
     if constexpr (kTrans)
-      cute::SM75_U16x4_LDSM_T::copy(source, r[0], r[1]);
+      asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"
+                   : "=r"(r[0]), "=r"(r[1])
+                   : "r"(from));
     else
-      cute::SM75_U32x2_LDSM_N::copy(source, r[0], r[1]);
+      asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
+                   : "=r"(r[0]), "=r"(r[1])
+                   : "r"(from));
   } else {
     if constexpr (kTrans)
-      cute::SM75_U16x8_LDSM_T::copy(source, r[0], r[1], r[2], r[3]);
+      asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                   : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                   : "r"(from));
     else
-      cute::SM75_U32x4_LDSM_N::copy(source, r[0], r[1], r[2], r[3]);
+      asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                   : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                   : "r"(from));
   }
 }
 
