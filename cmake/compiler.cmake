@@ -38,10 +38,13 @@ set(CMAKE_VISIBILITY_INLINES_HIDDEN ON)
 # folders.
 add_compile_options($<$<COMPILE_LANGUAGE:CXX>:-ffile-prefix-map=${CMAKE_SOURCE_DIR}/=>)
 
+# AddressSanitizer, and of UBSan what kernels can get wrong: all of it costs half as much compile time
+# again (logits_isa.cpp: 4 s with the first alone, 7 s like this, 12 s with all).
+set(THRIFTY_SANITIZERS -fno-omit-frame-pointer -fno-sanitize-recover=all
+    -fsanitize=address,alignment,bounds,shift,signed-integer-overflow,integer-divide-by-zero)
 if(THRIFTY_SANITIZE)
-  add_compile_options(-fno-sanitize-recover=all -fno-omit-frame-pointer)
-  add_compile_options(-fsanitize=address,undefined)
-  add_link_options(-fsanitize=address,undefined)
+  add_compile_options(${THRIFTY_SANITIZERS})
+  add_link_options(${THRIFTY_SANITIZERS})
 endif()
 
 # What all of our own C++ shares.

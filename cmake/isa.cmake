@@ -11,7 +11,10 @@ set(THRIFTY_FLAGS_amx ${THRIFTY_FLAGS_avx512} -mavx512bf16 -mamx-tile -mamx-bf16
 
 set(THRIFTY_ISAS baseline)
 if(THRIFTY_X86)
-  list(APPEND THRIFTY_ISAS avx2 avx512 amx)
+  list(APPEND THRIFTY_ISAS avx2)
+  if(NOT THRIFTY_SANITIZE)  # there tests/core has twins of the other two, which every machine runs
+    list(APPEND THRIFTY_ISAS avx512 amx)
+  endif()
 endif()
 
 # thrifty_isa_library(name, namespace, sources, flags...): the object library `name`.
@@ -30,5 +33,23 @@ function(thrifty_isa_libraries core sources)
   foreach(isa IN LISTS THRIFTY_ISAS)
     thrifty_isa_library(thrifty_isa_${isa} ${isa} "${sources}" ${THRIFTY_FLAGS_${isa}})
     target_sources(${core} PRIVATE $<TARGET_OBJECTS:thrifty_isa_${isa}>)
+  endforeach()
+endfunction()
+
+# thrifty_isa_stands_for(target, isa, other): in the executable `target` the tables of `isa` are
+# those of `other`, which are linked. A name that --defsym defines takes no member of an archive.
+function(thrifty_isa_stands_for target isa other)
+  file(GLOB headers ${CMAKE_SOURCE_DIR}/csrc/*/*.h)
+  foreach(header IN LISTS headers)
+    file(STRINGS ${header} tables REGEX "^THRIFTY_ISA_TABLE")
+    foreach(table IN LISTS tables)
+      string(REGEX REPLACE ".*, ([a-z_]+)\\).*" "\\1" table "${table}")
+      foreach(part IN ITEMS isa other table)  # as the compiler mangles names
+        string(LENGTH ${${part}} length)
+        set(${part}_symbol ${length}${${part}})
+      endforeach()
+      target_link_options(${target} PRIVATE "LINKER:--defsym,\
+_ZN7thrifty${isa_symbol}${table_symbol}E=_ZN7thrifty${other_symbol}${table_symbol}E")
+    endforeach()
   endforeach()
 endfunction()

@@ -25,6 +25,7 @@ function(thrifty_other_pythons sources)
     endif()
     target_include_directories(${name} SYSTEM PRIVATE ${folder} ${links} ${pybind11_INCLUDE_DIRS})
     target_link_libraries(${name} PRIVATE thrifty_core)
+    target_precompile_headers(${name} PRIVATE csrc/python/numpy_edge.h)
     set_target_properties(${name} PROPERTIES PREFIX "" OUTPUT_NAME _native SUFFIX ${suffix}
       LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/${version})
     thrifty_install(${name})
