@@ -126,7 +126,7 @@ struct FwdRows {
         const int column = Tile::column(j);
         const A left = entries.left(column, begin[i], end[i]);
         const A x = entries.score(column, s.at(i, j), scale, q2[i], left);
-        return left > 0 && left < 1 ? x + A(log(left)) : x;
+        return left > 0 && left < 1 ? x + log_share<Tile>(left) : x;
       });
     }
     softmax.add(s);

@@ -191,6 +191,15 @@ THRIFTY_DEVICE typename Tile::A weight(typename Tile::A x) {
     return exponential(x);
 }
 
+// Of the share of an entry that counts, as precise.
+template <class Tile>
+THRIFTY_DEVICE typename Tile::A log_share(typename Tile::A x) {
+  if constexpr (sizeof(typename Tile::T) == 2)
+    return fast_log(x);
+  else
+    return log(x);
+}
+
 // Columns of a row in pieces that a thread holds: visit(e, dim) with kAdjacent elements from e on.
 template <class Tile, int kDims, class Visit>
 THRIFTY_DEVICE void for_dims(int dims, const Visit& visit) {

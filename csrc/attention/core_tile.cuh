@@ -30,16 +30,24 @@ struct Fragment {
   THRIFTY_DEVICE const A& at(int i, int j) const { return d[i][j]; }
 };
 
-// One register of a B fragment, of finite values (kind 0), or ones where there is a NaN (1),
-// infinity (2) or its negative (3).
+// Two values of a B fragment, of finite ones (kind 0), or ones where there is a NaN (1), infinity
+// (2) or its negative (3). `found` has the answer in the signs' places: a sum without the signs
+// carries there, if and only if it reaches 2^15.
 template <class T>
 THRIFTY_DEVICE uint32_t of_kind(uint32_t bits, int kind) {
-  const float2 x = unpack2_to_float<T>(bits);
-  const auto value = [&](float v) {
-    if (kind == 0) return v - v == 0 ? v : 0.0f;
-    return (kind == 1 ? v != v : kind == 2 ? v == INFINITY : v == -INFINITY) ? 1.0f : 0.0f;
-  };
-  return pack2_from_float<T>(value(x.x), value(x.y));
+  constexpr uint32_t kSigns = 0x80008000, kRest = ~kSigns;
+  constexpr uint32_t kInfinity = std::is_same_v<T, bf16> ? 0x7f807f80 : 0x7c007c00;
+  constexpr uint32_t kOne = std::is_same_v<T, bf16> ? 0x3f80 : 0x3c00;
+  if (kind == 0) {
+    const uint32_t found = (bits & kRest) + (kSigns - kInfinity);
+    return bits & ~(((found & kSigns) >> 15) * 0xffff);
+  }
+  uint32_t found = (bits & kRest) + (kRest - kInfinity);
+  if (kind > 1) {
+    const uint32_t other = bits ^ (kind == 2 ? kInfinity : kInfinity | kSigns);
+    found = ~(((other & kRest) + kRest) | other);
+  }
+  return ((found & kSigns) >> 15) * kOne;
 }
 
 // `accumulate` of 16-bit tiles where b has values that are not finite, which rows of score 0 must

@@ -22,6 +22,7 @@ THRIFTY_DEVICE float fast_exp(float x) {
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x * 1.4426950408889634f));
   return y;
 }
+THRIFTY_DEVICE float fast_log(float x) { return __logf(x); }
 THRIFTY_DEVICE float fast_divide(float x, float y) { return __fdividef(x, y); }
 THRIFTY_DEVICE float reciprocal_sqrt(float x) { return rsqrtf(x); }
 
