@@ -16,12 +16,12 @@
 //   products          512    1024     by mma.sync, which reaches some 60 %: 850 and 1700
 //   exponentials      512     512
 //   gathered bytes    683    1365
-//   instructions     1350    1550     420 for a warp's weights, 500 to 700 for a warp's gathers
+//   instructions     1400    1650     420 for a warp's weights, 560 or 800 for a warp's gathers
 //
 // Here the larger of these is the time, as they overlap. In core_fwd.cuh, whose warps also issue
 // 200 or 400 instructions for products and meet at three barriers a block, they add up in part. One
-// block of 384 threads an SM: 168 registers a thread on average, 216 where they multiply; 90 and
-// 178 KiB of shared memory.
+// block of 384 threads an SM: 168 registers a thread on average, 216 where they multiply; 91 and
+// 171 KiB of shared memory.
 #pragma once
 
 #include <algorithm>

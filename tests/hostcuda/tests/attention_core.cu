@@ -490,6 +490,11 @@ const Case kHopper[] = {
     {.dtype = kFp16, .q_heads = 1, .nq = 20, .nk = 400, .d = 128, .dv = 128, .window = 320},
     {.dtype = kBf16, .nq = 300, .nk = 300, .d = 64, .dv = 64, .num_buckets = 20, .window = 50},
     {.dtype = kBf16, .causal = true, .q_heads = 1, .nq = 90, .d = 64, .dv = 128},
+    {.dtype = kBf16,
+     .causal = true,
+     .nq = 300,
+     .nk = 300,
+     .leaf = 300},  // blocks of keys to the end
     {.dtype = kBf16, .q_heads = 1, .num_buckets = 1},
     {.dtype = kBf16, .q_heads = 1, .keep = 0},
     {.dtype = kBf16, .q_heads = 1, .keep = 90},
