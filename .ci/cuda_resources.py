@@ -21,7 +21,7 @@ TABLE = Path("bench/results/cuda_resources.json")
 def reports(build_dir: Path) -> list[Path]:
     """The reports of the objects in today's build, not of sources that are gone."""
     commands = json.loads((build_dir / "compile_commands.json").read_text())
-    kernels = re.compile(r"thrifty_cuda(_sm90)?\.dir")
+    kernels = re.compile(r"thrifty_cuda(_sm90)?\.dir/.*\.cu\.o$")
     outputs = [build_dir / c["output"] for c in commands if kernels.search(c["output"])]
     return [Path(f"{output}.ptxas.txt") for output in outputs]
 

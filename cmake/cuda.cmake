@@ -108,7 +108,8 @@ set_target_properties(thrifty_cuda_sm90 PROPERTIES CUDA_ARCHITECTURES 90a-real)
 add_library(thrifty_cuda STATIC ${kernels} $<TARGET_OBJECTS:thrifty_cuda_sm90>)
 foreach(target thrifty_cuda thrifty_cuda_sm90)
   target_link_libraries(${target} PRIVATE thrifty_base)
-  target_include_directories(${target} SYSTEM PRIVATE ${THRIFTY_CUTLASS_INCLUDE})
+  target_include_directories(${target} SYSTEM PRIVATE ${THRIFTY_CUTLASS_INCLUDE}
+    $<$<COMPILE_LANGUAGE:CXX>:${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES}>)
   target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:
     -O3 -DNDEBUG --expt-relaxed-constexpr -lineinfo --threads=2
     -Xcompiler=-Wall -Xptxas=-v,-warn-spills>)

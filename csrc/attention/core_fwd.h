@@ -32,6 +32,11 @@ TileShape fwd_shape(Dtype dtype, int width);  // width: the larger one of D and 
 cudaError_t launch_fwd(Dtype dtype, int width, const FwdArgs& args, cudaStream_t stream);
 cudaError_t launch_fwd_bf16(int width, const FwdArgs& args, cudaStream_t stream);
 cudaError_t launch_fwd_fp16(int width, const FwdArgs& args, cudaStream_t stream);
+// On Hopper (core_fwd_sm90.cuh); cudaErrorNotSupported: not with these arguments.
+cudaError_t launch_fwd_bf16_sm90(int width, const FwdArgs& args, int processors,
+                                 cudaStream_t stream);
+cudaError_t launch_fwd_fp16_sm90(int width, const FwdArgs& args, int processors,
+                                 cudaStream_t stream);
 cudaError_t launch_fwd_simt(Dtype dtype, int width, const FwdArgs& args, cudaStream_t stream);
 
 }  // namespace thrifty::attention::cuda

@@ -77,17 +77,23 @@ struct Entries {
   A logw[kColumns], var[kColumns], share[kColumns];
   int at[kColumns], at_end[kColumns];
 
-  // Entries from `first` of so many; a barrier follows.
+  // Entries from `first` of so many; a wait of cp.async and a barrier follow.
   template <int kThreads>
   THRIFTY_DEVICE void load(const ListRows& list, int64_t begin, int first, int entries) {
     for (int i = int(threadIdx.x); i < kColumns; i += kThreads) {
       const bool there = first + i < entries;
-      const int64_t from = begin + first + i;
-      logw[i] = there ? static_cast<const A*>(list.logw)[from] : -A(INFINITY);
-      var[i] = there ? static_cast<const A*>(list.var)[from] : A(0);
-      share[i] = there ? static_cast<const A*>(list.share)[from] : A(0);
-      at[i] = there ? list.at[from] : INT32_MAX;
-      at_end[i] = there ? list.at_end[from] : INT32_MAX;
+      const int64_t from = there ? begin + first + i : 0;
+      const auto copy = [&](auto* to, const void* all) {
+        using Value = std::remove_reference_t<decltype(*to)>;
+        cp_async<sizeof(Value)>(to, static_cast<const Value*>(all) + from, there);
+      };
+      copy(var + i, list.var), copy(share + i, list.share);
+      copy(at + i, list.at), copy(at_end + i, list.at_end);
+      if (there) {
+        copy(logw + i, list.logw);
+      } else {
+        logw[i] = -A(INFINITY);
+      }
     }
   }
   // The part of an entry's keys that the window does not hold.
@@ -98,6 +104,14 @@ struct Entries {
   THRIFTY_DEVICE A score(int i, A product, A scale, A q2, A left) const {
     const A x = product * scale + logw[i] + q2 * var[i];
     return left > 0 ? x : -A(INFINITY);
+  }
+  // Whether an entry has keys between `begin` and `end`; all lanes of a warp call.
+  THRIFTY_DEVICE bool any_within(int begin, int end) const {
+    bool found = false;
+    for (int i = lane_index(); i < kColumns; i += kWarpSize) {
+      found = found || (at[i] < end && at_end[i] > begin);
+    }
+    return warp_any(found);
   }
 };
 
@@ -175,6 +189,15 @@ THRIFTY_DEVICE typename Tile::A weight(typename Tile::A x) {
     return fast_exp(x);
   else
     return exponential(x);
+}
+
+// Of the share of an entry that counts, as precise.
+template <class Tile>
+THRIFTY_DEVICE typename Tile::A log_share(typename Tile::A x) {
+  if constexpr (sizeof(typename Tile::T) == 2)
+    return fast_log(x);
+  else
+    return log(x);
 }
 
 // Columns of a row in pieces that a thread holds: visit(e, dim) with kAdjacent elements from e on.

@@ -4,10 +4,10 @@
 //   outer        scores[i, j] = <a_i, b_j>                  rows of two tiles in shared memory
 //   accumulate   sums[i, c] += sum over j of scores[i, j] b_j[c]
 //
-// A tile is rows of kLd elements, zeros where there is no row or column. A thread holds scores and
-// sums of the same rows; row(i), column(j) and dim(e) say which, and `across` adds or compares over
-// the threads that share a row. They are of one warp, which is why no barrier is needed between the
-// products.
+// A tile has zeros where there is no row or column; place(row, column) is where it keeps an
+// element. A thread holds scores and sums of the same rows; row(i), column(j) and dim(e) say which,
+// and `across` adds or compares over the threads that share a row. kTogether rows are multiplied at
+// once. They are of one warp, which is why no barrier is needed between the products.
 #pragma once
 
 #include "core/cuda/async_copy.cuh"
@@ -22,10 +22,73 @@ namespace thrifty::attention::cuda {
 
 using namespace thrifty::cuda;
 
-template <class A, int kRows, int kColumns>
+template <class A, int kRows_, int kColumns_>
 struct Fragment {
+  static constexpr int kRows = kRows_, kColumns = kColumns_;
   A d[kRows][kColumns] = {};
+  THRIFTY_DEVICE A& at(int i, int j) { return d[i][j]; }
+  THRIFTY_DEVICE const A& at(int i, int j) const { return d[i][j]; }
 };
+
+// Two values of a B fragment, of finite ones (kind 0), or ones where there is a NaN (1), infinity
+// (2) or its negative (3). `found` has the answer in the signs' places: a sum without the signs
+// carries there, if and only if it reaches 2^15.
+template <class T>
+THRIFTY_DEVICE uint32_t of_kind(uint32_t bits, int kind) {
+  constexpr uint32_t kSigns = 0x80008000, kRest = ~kSigns;
+  constexpr uint32_t kInfinity = std::is_same_v<T, bf16> ? 0x7f807f80 : 0x7c007c00;
+  constexpr uint32_t kOne = std::is_same_v<T, bf16> ? 0x3f80 : 0x3c00;
+  if (kind == 0) {
+    const uint32_t found = (bits & kRest) + (kSigns - kInfinity);
+    return bits & ~(((found & kSigns) >> 15) * 0xffff);
+  }
+  uint32_t found = (bits & kRest) + (kRest - kInfinity);
+  if (kind > 1) {
+    const uint32_t other = bits ^ (kind == 2 ? kInfinity : kInfinity | kSigns);
+    found = ~(((other & kRest) + kRest) | other);
+  }
+  return ((found & kSigns) >> 15) * kOne;
+}
+
+// `accumulate` of 16-bit tiles where b has values that are not finite, which rows of score 0 must
+// not see: those values are multiplied as zeros, and rows with a score get what they would make of
+// any sum.
+template <class Tile, int kDims, class Sums, class Scores>
+THRIFTY_DEVICE void accumulate_kinds(Sums& sums, const Scores& s, const typename Tile::T* b,
+                                     int dims) {
+  using T = typename Tile::T;
+  constexpr int kSteps = Tile::kColumns / 16;
+#pragma unroll 1
+  for (int kind = 0; kind < 4; ++kind) {
+    const float value = kind == 1 ? NAN : kind == 2 ? INFINITY : -INFINITY;
+    uint32_t fa[kSteps][4];
+#pragma unroll
+    for (int step = 0; step < kSteps; ++step) {
+      Tile::fragments(fa[step], s, step, [&](float p) { return kind == 0 || p == 0 ? p : 1.0f; });
+    }
+#pragma unroll
+    for (int pair = 0; pair < kDims / 16; ++pair) {
+      if (pair * 16 < dims) {
+        float seen[2][4] = {};
+#pragma unroll
+        for (int step = 0; step < kSteps; ++step) {
+          uint32_t fb[4];
+          Tile::b_fragments(fb, b, step, pair * 16);
+#pragma unroll
+          for (int i = 0; i < 4; ++i) fb[i] = of_kind<T>(fb[i], kind);
+          mma_m16n8k16<T>(seen[0], fa[step], fb[0], fb[2]);
+          mma_m16n8k16<T>(seen[1], fa[step], fb[1], fb[3]);
+        }
+#pragma unroll
+        for (int i = 0; i < 8; ++i) {
+          const float found = seen[i / 4][i % 4];
+          float& sum = sums.at(i / 2 % 2, pair * 4 + i / 4 * 2 + i % 2);
+          sum += kind == 0 ? found : found != 0 ? value : 0.0f;
+        }
+      }
+    }
+  }
+}
 
 // bf16 and fp16 by mma.sync: a warp has 16 rows.
 template <class T_, int kWarps, int kWidth_>
@@ -33,6 +96,7 @@ struct HalfTile {
   using T = T_;
   using A = float;
   static constexpr int kThreads = kWarps * kWarpSize, kRows = 16 * kWarps, kColumns = 64;
+  static constexpr int kTogether = 16;
   static constexpr int kWidth = kWidth_, kLd = kWidth + 8;
   static constexpr int kScratch = 0;  // elements of shared memory that accumulate needs
   static constexpr int kHeld = 2, kHeldColumns = kColumns / 4, kAdjacent = 2;
@@ -41,6 +105,10 @@ struct HalfTile {
   template <int kDims>
   using Sums = Fragment<A, kHeld, kDims / 4>;
 
+  template <int kTileRows>
+  static THRIFTY_DEVICE int place(int row, int column) {
+    return row * kLd + column;
+  }
   static THRIFTY_DEVICE int row(int i) { return warp_index() * 16 + i * 8 + lane_index() / 4; }
   static THRIFTY_DEVICE int column(int j) { return j / 2 * 8 + lane_index() % 4 * 2 + j % 2; }
   static THRIFTY_DEVICE int dim(int e) { return column(e); }
@@ -78,13 +146,13 @@ struct HalfTile {
   }
 
   // Scores as A fragments of columns 16 step to 16 step + 15.
-  template <class Value>
+  template <class Scores, class Value>
   static THRIFTY_DEVICE void fragments(uint32_t (&f)[4], const Scores& s, int step,
                                        const Value& value) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const A* const d = s.d[i % 2] + step * 4 + i / 2 * 2;
-      f[i] = pack2_from_float<T>(value(d[0]), value(d[1]));
+      const int j = step * 4 + i / 2 * 2;
+      f[i] = pack2_from_float<T>(value(s.at(i % 2, j)), value(s.at(i % 2, j + 1)));
     }
   }
   static THRIFTY_DEVICE void b_fragments(uint32_t (&f)[4], const T* b, int step, int first) {
@@ -122,49 +190,10 @@ struct HalfTile {
     }
   }
 
-  // The same where b has values that are not finite, which rows of score 0 must not see: those
-  // values are multiplied as zeros, and rows with a score get what they would make of any sum.
   template <int kDims>
   static THRIFTY_DEVICE void accumulate_sparse(Sums<kDims>& sums, const Scores& s, const T* b,
                                                int dims, T*) {
-#pragma unroll 1
-    for (int kind = 0; kind < 4; ++kind) {  // finite values; then NaN, infinity and its negative
-      const float value = kind == 1 ? NAN : kind == 2 ? INFINITY : -INFINITY;
-      uint32_t fa[kColumns / 16][4];
-#pragma unroll
-      for (int step = 0; step < kColumns / 16; ++step) {
-        fragments(fa[step], s, step, [&](A p) { return kind == 0 || p == 0 ? p : 1.0f; });
-      }
-#pragma unroll
-      for (int pair = 0; pair < kDims / 16; ++pair) {
-        if (pair * 16 < dims) {
-          float seen[2][4] = {};
-#pragma unroll
-          for (int step = 0; step < kColumns / 16; ++step) {
-            uint32_t fb[4];
-            b_fragments(fb, b, step, pair * 16);
-#pragma unroll
-            for (int i = 0; i < 4; ++i) fb[i] = of_kind(fb[i], kind);
-            mma_m16n8k16<T>(seen[0], fa[step], fb[0], fb[2]);
-            mma_m16n8k16<T>(seen[1], fa[step], fb[1], fb[3]);
-          }
-#pragma unroll
-          for (int i = 0; i < 8; ++i) {
-            const float found = seen[i / 4][i % 4];
-            float& sum = sums.d[i / 2 % 2][pair * 4 + i / 4 * 2 + i % 2];
-            sum += kind == 0 ? found : found != 0 ? value : 0.0f;
-          }
-        }
-      }
-    }
-  }
-  static THRIFTY_DEVICE uint32_t of_kind(uint32_t bits, int kind) {
-    const float2 x = unpack2_to_float<T>(bits);
-    const auto value = [&](float v) {
-      if (kind == 0) return v - v == 0 ? v : 0.0f;
-      return (kind == 1 ? v != v : kind == 2 ? v == INFINITY : v == -INFINITY) ? 1.0f : 0.0f;
-    };
-    return pack2_from_float<T>(value(x.x), value(x.y));
+    accumulate_kinds<HalfTile, kDims>(sums, s, b, dims);
   }
 };
 
@@ -178,10 +207,15 @@ struct SimtTile {
   static constexpr int kLd = kWidth + kAdjacent, kScoreLd = kColumns + kAdjacent;
   static constexpr int kScratch = kRows * kScoreLd;
   static constexpr int kHeld = kRows / 16, kHeldColumns = kColumns / 16, kSlice = kWidth;
+  static constexpr int kTogether = 2 * kHeld;
   using Scores = Fragment<A, kHeld, kHeldColumns>;
   template <int kDims>
   using Sums = Fragment<A, kHeld, kDims / 16>;
 
+  template <int kTileRows>
+  static THRIFTY_DEVICE int place(int row, int column) {
+    return row * kLd + column;
+  }
   static THRIFTY_DEVICE int side() { return int(threadIdx.x) % 16; }
   static THRIFTY_DEVICE int row(int i) { return int(threadIdx.x) / 16 * kHeld + i; }
   static THRIFTY_DEVICE int column(int j) { return side() + 16 * j; }
@@ -297,26 +331,41 @@ THRIFTY_DEVICE void load_tile(typename Tile::T* tile, const void* base, int widt
     const int row = i / kPerRow, column = i % kPerRow * kChunk;
     const T* const from = at(row);
     const int left = from == nullptr ? 0 : width - column;
-    copy_row(tile + row * Tile::kLd + column,
+    copy_row(tile + Tile::template place<kRows>(row, column),
              left > 0 ? from + column : static_cast<const T*>(base), left, bytes);
+  }
+}
+
+// Whether 16 bytes of T are finite values. In 16 bits, adding to the exponent's last bit carries
+// into the sign's place if and only if all bits of the exponent are set.
+template <class T>
+THRIFTY_DEVICE bool finite_chunk(const T* from) {
+  const Vec<T, 16 / int(sizeof(T))> chunk = load_vec<16 / int(sizeof(T))>(from);
+  if constexpr (sizeof(T) == 2) {
+    constexpr uint32_t kLast = std::is_same_v<T, bf16> ? 0x00800080 : 0x04000400;
+    uint32_t carried = 0;
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      carried |= (pack2(chunk[2 * e], chunk[2 * e + 1]) & 0x7fff7fff) + kLast;
+    }
+    return (carried & 0x80008000) == 0;
+  } else {
+    bool finite = true;
+#pragma unroll
+    for (int e = 0; e < 16 / int(sizeof(T)); ++e) finite = finite && chunk[e] - chunk[e] == 0;
+    return finite;
   }
 }
 
 // Whether all that this thread has loaded of a tile is finite.
 template <class Tile, int kRows>
 THRIFTY_DEVICE bool loaded_finite(const typename Tile::T* tile) {
-  using T = typename Tile::T;
-  constexpr int kChunk = 16 / int(sizeof(T)), kPerRow = Tile::kWidth / kChunk;
+  constexpr int kChunk = 16 / int(sizeof(typename Tile::T)), kPerRow = Tile::kWidth / kChunk;
   bool finite = true;
 #pragma unroll 4
   for (int i = int(threadIdx.x); i < kRows * kPerRow; i += Tile::kThreads) {
-    const Vec<T, kChunk> chunk =
-        load_vec<kChunk>(tile + i / kPerRow * Tile::kLd + i % kPerRow * kChunk);
-#pragma unroll
-    for (int e = 0; e < kChunk; ++e) {
-      const auto value = to_float(chunk[e]);
-      finite = finite && value - value == 0;
-    }
+    const int row = i / kPerRow, column = i % kPerRow * kChunk;
+    finite = finite_chunk(tile + Tile::template place<kRows>(row, column)) && finite;
   }
   return finite;
 }

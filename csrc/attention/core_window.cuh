@@ -78,11 +78,15 @@ THRIFTY_DEVICE int query_at(const CoreArgs& a, const CorePart& part, int64_t hea
   return between(load_readonly(rows + head * a.q_total + part.q_at + i), 0, part.queries - 1);
 }
 
-// Row of the packed keys that sorted key i is.
-THRIFTY_DEVICE int key_at(const CoreArgs& a, const CorePart& part, int64_t key_head, int i) {
-  if (part.node < 0) return part.k_begin + i;
-  const int at = load_readonly(a.order + key_head * a.k_total + part.k_at + i);
+// Sorted key i as the plan has it, and the row of the packed keys that this is.
+THRIFTY_DEVICE int order_at(const CoreArgs& a, const CorePart& part, int64_t key_head, int i) {
+  return part.node < 0 ? i : load_readonly(a.order + key_head * a.k_total + part.k_at + i);
+}
+THRIFTY_DEVICE int key_row(const CorePart& part, int at) {
   return part.k_begin + between(at, 0, part.keys - 1);
+}
+THRIFTY_DEVICE int key_at(const CoreArgs& a, const CorePart& part, int64_t key_head, int i) {
+  return key_row(part, order_at(a, part, key_head, i));
 }
 
 }  // namespace thrifty::attention::cuda

@@ -15,6 +15,7 @@
 #include "core/cuda/async_copy.cuh"
 #include "core/cuda/block.cuh"
 #include "core/cuda/launch.h"
+#include "core/cuda/ring.cuh"
 #include "core/cuda/tma.cuh"
 #include "core/cuda/wgmma.cuh"
 #include "core/product.cuh"
@@ -40,21 +41,6 @@ struct HopperTile {
   static constexpr int kSheet = (kSwap ? kTokens : 16) * kStride;  // floats
   static constexpr int kSharedBytes = kStages * kStageBytes + (kSwap ? 2 : 8) * kSheet * 4;
   static constexpr int kSums = (kSwap ? kTokens : kColumns) / 2;
-};
-
-template <int kStages>
-struct Ring {
-  Mbarrier full[kStages], empty[kStages];
-};
-
-// Where a walk around the ring stands; it fills a stage with parity 1 - phase, reads with phase.
-template <int kStages>
-struct RingPlace {
-  int stage = 0, phase = 0;
-  THRIFTY_DEVICE void next() {
-    stage = stage + 1 == kStages ? 0 : stage + 1;
-    phase ^= int(stage == 0);
-  }
 };
 
 // The tiles of a block.

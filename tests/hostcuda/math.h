@@ -8,6 +8,7 @@
 namespace thrifty::cuda {
 
 inline float fast_exp(float x) { return std::exp(x); }
+inline float fast_log(float x) { return std::log(x); }
 inline float fast_divide(float x, float y) { return x / y; }
 inline float reciprocal_sqrt(float x) { return 1.0f / std::sqrt(x); }
 

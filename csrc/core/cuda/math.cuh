@@ -15,7 +15,14 @@
 
 namespace thrifty::cuda {
 
-THRIFTY_DEVICE float fast_exp(float x) { return __expf(x); }
+// Results below 2^-126 become 0. PTX, as __expf without -ftz spends three more instructions on
+// them.
+THRIFTY_DEVICE float fast_exp(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x * 1.4426950408889634f));
+  return y;
+}
+THRIFTY_DEVICE float fast_log(float x) { return __logf(x); }
 THRIFTY_DEVICE float fast_divide(float x, float y) { return __fdividef(x, y); }
 THRIFTY_DEVICE float reciprocal_sqrt(float x) { return rsqrtf(x); }
 

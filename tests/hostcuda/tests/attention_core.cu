@@ -7,6 +7,7 @@
 #include "attention/hyper_cuda.h"
 #include "core/parallel.h"
 #include "device_array.h"
+#include "hopper.h"
 
 namespace thrifty::attention::cuda::testing {
 namespace {
@@ -115,6 +116,18 @@ Outputs expected_forward(const Hyper& hyper) {
   return want;
 }
 
+// Values that are not finite on both sides agree; how many there are. Which of infinity and NaN is
+// the order's affair: an entry of weight 0 whose mean is infinite makes the CPU's NaN, where the
+// key itself is in the window.
+int forget_not_finite(Values& actual, Values& expected) {
+  int count = 0;
+  for (size_t i = 0; i < expected.size(); ++i) {
+    if (std::isfinite(expected[i]) || std::isfinite(actual[i])) continue;
+    actual[i] = expected[i] = 0, ++count;
+  }
+  return count;
+}
+
 // Rows that see nothing have -infinity on both sides.
 void expect_lse(Values actual, Values expected, double near, const std::string& what) {
   for (size_t i = 0; i < expected.size(); ++i) {
@@ -208,8 +221,9 @@ Bytes run_backward(const HyperCall& call, const Upstream& up, const Outputs& fwd
   Bytes all;
   for (size_t i = 0; i < 7; ++i) {
     const Bytes got = grads[i]->bytes();
-    expect_near(decode(i < 3 ? p.dtype : sum, got), want[i], near,
-                what + ": gradient of " + kGrads[i]);
+    Values actual = decode(i < 3 ? p.dtype : sum, got), expected = want[i];
+    forget_not_finite(actual, expected);
+    expect_near(actual, expected, near, what + ": gradient of " + kGrads[i]);
     all.insert(all.end(), got.begin(), got.end());
   }
   return all;
@@ -226,6 +240,14 @@ Bytes check_call(const Case& c, const Hyper& wide, const HyperCall& call) {
   const Bytes grads =
       run_backward(call, up, got, expected_backward(wide, up, want), near_grad(c), text(c));
   got.bytes.insert(got.bytes.end(), grads.begin(), grads.end());
+  return got.bytes;
+}
+
+Bytes check_forward(const Case& c) {
+  const Inputs in(c);
+  const MadePlan plan(c, in);
+  const Outputs got = run_forward({plan.narrow});
+  expect_outputs(got, expected_forward(plan.wide), near(c), text(c));
   return got.bytes;
 }
 
@@ -384,48 +406,156 @@ TEST(attention_given) {
 }
 
 // What rows see of values that are not finite, and that others do not.
+void check_not_finite(const Case& c) {
+  Inputs in(c);
+  Values v = in.v.values();
+  v[size_t(37 * c.dv + 2)] = NAN, v[size_t(52 * c.dv + 3)] = INFINITY;
+  v[size_t(5 * c.dv)] = -INFINITY;
+  in.v = DeviceArray(c.dtype, {c.batch, c.k_heads, c.nk, c.dv}, v);
+  const MadePlan plan(c, in);
+  Outputs got = run_forward({plan.narrow}), want = expected_forward(plan.wide);
+  const int special = forget_not_finite(got.out, want.out);
+  const int plain = int(want.out.size()) - special;
+  expect(special > 10 && plain > 100, "some rows see them, others do not");
+  expect_outputs(got, want, near(c), text(c));
+}
+
 TEST(attention_not_finite) {
   for (const Dtype dtype : {Dtype::kBFloat16, Dtype::kFloat32}) {
     for (const bool causal : {false, true}) {
-      const Case c{.dtype = dtype, .causal = causal, .q_heads = 1, .keep = 2};
-      Inputs in(c);
-      Values v = in.v.values();
-      v[size_t(37 * c.dv + 2)] = NAN, v[size_t(52 * c.dv + 3)] = INFINITY;
-      v[size_t(5 * c.dv)] = -INFINITY;
-      in.v = DeviceArray(dtype, {c.batch, c.k_heads, c.nk, c.dv}, v);
-      const MadePlan plan(c, in);
-      Outputs got = run_forward({plan.narrow}), want = expected_forward(plan.wide);
-      int special = 0, plain = 0;
-      for (size_t i = 0; i < want.out.size(); ++i) {
-        // Which of the two, infinity or NaN, is the order's affair: an entry of weight 0 whose mean
-        // is infinite makes the CPU's NaN, where the key itself is in the window.
-        const bool same = !std::isfinite(want.out[i]) && !std::isfinite(got.out[i]);
-        plain += std::isfinite(want.out[i]), special += !std::isfinite(want.out[i]);
-        if (same) got.out[i] = want.out[i] = 0;
-      }
-      expect(special > 10 && plain > 100, "some rows see them, others do not");
-      expect_outputs(got, want, near(c), text(c));
+      check_not_finite({.dtype = dtype, .causal = causal, .q_heads = 1, .keep = 2});
     }
   }
 }
 
-// Rows do not depend, bit for bit, on keys behind them, which share their tiles.
-TEST(attention_causal_bits) {
+// Gradients of rows that do not see an infinite value behind them, which shares their tiles.
+TEST(attention_not_finite_backward) {
   for (const Dtype dtype : {Dtype::kBFloat16, Dtype::kFloat32}) {
     const Case c{.dtype = dtype, .causal = true, .q_heads = 1};
     Inputs in(c);
-    MadePlan plan(c, in);
-    const Bytes before = run_forward({plan.narrow}).bytes;
-    Values k = in.k.values();
-    for (size_t i = size_t(57 * c.d); i < k.size(); ++i) k[i] = 3 - k[i];
-    in.k = DeviceArray(dtype, {c.batch, c.k_heads, c.nk, c.d}, k);
-    plan.narrow.problem.k = heads_of(in.k.array());
-    const Bytes after = run_forward({plan.narrow}).bytes;
-    const auto rows = int64_t(57 * c.dv * dtype_size(dtype));
-    expect(std::equal(before.begin(), before.begin() + rows, after.begin()), "rows before 57");
-    expect(before != after, "rows from 57 on see the change");
+    Values v = in.v.values();
+    v[size_t(77 * c.dv + 2)] = INFINITY;
+    in.v = DeviceArray(dtype, {c.batch, c.k_heads, c.nk, c.dv}, v);
+    const MadePlan plan(c, in);
+    const Upstream up(c);
+    const Outputs got = run_forward({plan.narrow}), want = expected_forward(plan.wide);
+    const std::vector<Values> grads = expected_backward(plan.wide, up, want);
+    const auto finite = std::count_if(grads[0].begin(), grads[0].end(),
+                                      [](double value) { return std::isfinite(value); });
+    expect(finite == 77 * c.d, "queries before 77 do not see it");
+    run_backward({plan.narrow}, up, got, grads, near_grad(c), text(c));
   }
 }
+
+// So many queries that a list's gradient has several parts.
+TEST(attention_splits) {
+  check({.dtype = Dtype::kFloat64, .q_heads = 1, .nq = 1040, .nk = 20, .num_buckets = 3});
+  check_given({{.dtype = Dtype::kFloat64, .q_heads = 1, .nq = 1040, .nk = 20}, 3, 5, 8});
+}
+
+// Rows do not depend, bit for bit, on keys behind them, which share their tiles.
+void check_causal_bits(const Case& c) {
+  Inputs in(c);
+  MadePlan plan(c, in);
+  const Bytes before = run_forward({plan.narrow}).bytes;
+  Values k = in.k.values();
+  for (size_t i = size_t(57 * c.d); i < k.size(); ++i) k[i] = 3 - k[i];
+  in.k = DeviceArray(c.dtype, {c.batch, c.k_heads, c.nk, c.d}, k);
+  plan.narrow.problem.k = heads_of(in.k.array());
+  const Bytes after = run_forward({plan.narrow}).bytes;
+  const auto rows = int64_t(57 * c.dv * dtype_size(c.dtype));
+  expect(std::equal(before.begin(), before.begin() + rows, after.begin()), "rows before 57");
+  expect(before != after, "rows from 57 on see the change");
+}
+
+TEST(attention_causal_bits) {
+  for (const Dtype dtype : {Dtype::kBFloat16, Dtype::kFloat32}) {
+    check_causal_bits({.dtype = dtype, .causal = true, .q_heads = 1});
+  }
+}
+
+// The same on Hopper, where rows are of 16-byte pieces and not too wide.
+constexpr Dtype kBf16 = Dtype::kBFloat16, kFp16 = Dtype::kFloat16;
+const Case kHopper[] = {
+    {.dtype = kBf16},
+    {.dtype = kFp16, .mode = "paper"},
+    {.dtype = kBf16, .causal = true},
+    {.dtype = kFp16, .causal = true},
+    {.dtype = kBf16, .mode = "paper", .causal = true},
+    {.dtype = kBf16, .q_heads = 1, .nq = 1, .nk = 1},
+    {.dtype = kBf16, .batch = 2, .q_heads = 4, .k_heads = 2, .nq = 33, .nk = 70, .d = 24},
+    {.dtype = kBf16, .causal = true, .q_heads = 1, .nq = 37, .nk = 101, .dv = 16},
+    {.dtype = kBf16, .causal = true, .q_heads = 1, .nq = 41, .nk = 23},  // rows that see nothing
+    {.dtype = kBf16, .q_heads = 1, .nq = 150, .nk = 200, .d = 96, .dv = 40, .window = 70},
+    {.dtype = kFp16, .q_heads = 1, .nq = 20, .nk = 400, .d = 128, .dv = 128, .window = 320},
+    {.dtype = kBf16, .nq = 300, .nk = 300, .d = 64, .dv = 64, .num_buckets = 20, .window = 50},
+    {.dtype = kBf16, .causal = true, .q_heads = 1, .nq = 90, .d = 64, .dv = 128},
+    {.dtype = kBf16,
+     .causal = true,
+     .nq = 300,
+     .nk = 300,
+     .leaf = 300},  // blocks of keys to the end
+    {.dtype = kBf16, .q_heads = 1, .num_buckets = 1},
+    {.dtype = kBf16, .q_heads = 1, .keep = 0},
+    {.dtype = kBf16, .q_heads = 1, .keep = 90},
+    {.dtype = kBf16, .q_heads = 1, .residual = 0},
+    {.dtype = kBf16, .q_heads = 1, .window = 1},
+    {.dtype = kBf16, .q_heads = 1, .window = 90},
+    {.dtype = kFp16, .mode = "paper", .q_heads = 1, .nq = 40, .residual = 120},
+    {.dtype = kFp16, .mode = "paper", .q_heads = 1, .window = 1, .residual = 0},
+    {.dtype = kBf16, .q_heads = 1, .nq = 111, .nk = 111, .cuts = {0, 40, 40, 43, 44, 111}},
+    {.dtype = kBf16, .causal = true, .nq = 111, .nk = 111, .cuts = {0, 40, 40, 43, 44, 111}},
+};
+
+TEST(attention_hopper) {
+  const Hopper hopper;
+  for (const Case& c : kHopper) check_forward(c);
+  check({.dtype = kBf16, .causal = true});
+  const Case half{.dtype = kBf16, .nq = 50, .nk = 70};
+  check_given({half}), check_given({half, 5, 0}), check_given({half, 5, 9, 20, false});
+  check_given({half, 5, 80, 20, true, false}), check_given({half, 0});
+  for (const Dtype dtype : {kBf16, kFp16}) {
+    for (const bool causal : {false, true}) {
+      check_not_finite({.dtype = dtype, .causal = causal, .q_heads = 1, .keep = 2});
+    }
+    check_causal_bits({.dtype = dtype, .causal = true, .q_heads = 1});
+  }
+  check_not_finite({.dtype = kBf16, .q_heads = 1, .d = 96, .dv = 128});
+}
+
+TEST(attention_hopper_schedules) {
+  const Hopper hopper;
+  for (const int64_t width : {8, 80}) {
+    const Case c{.dtype = kBf16,
+                 .causal = true,
+                 .q_heads = 1,
+                 .nq = 22,
+                 .nk = 22,
+                 .d = width,
+                 .dv = width,
+                 .leaf = 8};
+    for_few_schedules([&] { return check_forward(c); });
+  }
+  for_few_schedules([] {
+    return check_forward({.dtype = kFp16, .q_heads = 1, .nq = 150, .nk = 330, .window = 250});
+  });
+}
+
+#if defined(THRIFTY_HOST_CUDA)
+// More shared memory than the other kernels for such operands launch with.
+TEST(attention_hopper_is_chosen) {
+  const Hopper hopper;
+  const auto chosen = [](const Case& c) {
+    return runs_on_hopper([&] { check_forward(c); }, size_t(80) << 10);
+  };
+  for (const Case& c : kHopper) expect(chosen(c), text(c) + ": not Hopper's kernel");
+  for (const Case& c : {Case{.dtype = kBf16, .d = 12}, Case{.dtype = kBf16, .dv = 4},
+                        Case{.dtype = kBf16, .skew = 1}, Case{.dtype = Dtype::kFloat32}}) {
+    expect(!chosen(c), text(c) + ": Hopper's kernel");
+    check_forward(c);
+  }
+}
+#endif
 
 // Whatever integers a plan holds, nothing outside the arrays is touched. A key that stands twice in
 // an order has two owners, whose sums race: numbers of a plan that is no plan.

@@ -20,10 +20,11 @@ struct Hopper {
 };
 
 #if defined(THRIFTY_HOST_CUDA)
-// Hopper's products need more shared memory than an sm_80 has, the others do not: says which ran.
+// Hopper's products need more shared memory than an sm_80 has, or than the others take, which do
+// not: says which ran.
 template <class Body>
-bool runs_on_hopper(const Body& body) {
-  host::options().shared_limit = size_t(163) << 10;
+bool runs_on_hopper(const Body& body, size_t limit = size_t(163) << 10) {
+  host::options().shared_limit = limit;
   bool refused = false;
   try {
     body();
