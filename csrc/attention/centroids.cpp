@@ -10,6 +10,7 @@
 namespace thrifty::attention {
 namespace {
 
+constexpr int64_t kCandidates = 8;  // keys that the first centroids are chosen among, for each
 constexpr int kLloydSteps = 2;
 constexpr int64_t kLloydKeys = 16;  // of the sample, for each centroid
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
@@ -25,6 +26,29 @@ void make_unit(float* x, int64_t d) {
 void centred(Dtype dtype, Rows k, int64_t row, int64_t d, const float* mean, float* out) {
   to_float(dtype, d, k.from(row, dtype_size(dtype)).data, out);
   for (int64_t i = 0; mean != nullptr && i < d; ++i) out[i] -= mean[i];
+}
+
+// `count` of the candidates [candidates, d], far from each other: the first, then always the one
+// whose greatest product with those before is the least (Gonzalez, 1985).
+std::vector<float> spread(const std::vector<float>& candidates, int64_t count, int64_t d) {
+  const int64_t all = int64_t(candidates.size()) / d, blocks = ceil_div(all, kFarthestColumns);
+  std::vector<float> columns(size_t(blocks * d * kFarthestColumns), 0.0f);
+  for (int64_t t = 0; t < all; ++t) {
+    float* column =
+        columns.data() + (t / kFarthestColumns * d * kFarthestColumns) + t % kFarthestColumns;
+    for (int64_t c = 0; c < d; ++c) column[c * kFarthestColumns] = candidates[size_t(t * d + c)];
+  }
+  // Infinite: taken, or not there.
+  std::vector<float> nearness(size_t(blocks * kFarthestColumns), kInfinity), result;
+  std::fill(nearness.begin(), nearness.begin() + all, -kInfinity);
+  int64_t last = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const float* row = candidates.data() + last * d;
+    result.insert(result.end(), row, row + d);
+    nearness[size_t(last)] = kInfinity;
+    last = attention_tiles().farthest(d, blocks, columns.data(), row, nearness.data());
+  }
+  return result;
 }
 
 // From the first always on to the one most similar, the first of equals.
@@ -73,14 +97,16 @@ std::vector<float> mean_of(Dtype dtype, Rows x, int64_t rows, int64_t d) {
 
 std::vector<float> make_centroids(Dtype dtype, Rows k, int64_t keys, int64_t d, int64_t buckets,
                                   const float* mean, const PlanArgs& args, uint32_t number) {
-  std::vector<float> centroids(size_t(buckets * d));
-  for (int64_t c = 0; c < buckets; ++c) {
-    const int64_t low = c * keys / buckets, high = (c + 1) * keys / buckets;
-    const uint64_t word = plan_word(args, Stream::kCentroids, uint32_t(c), number);
+  const int64_t drawn = std::min(keys, kCandidates * buckets);
+  std::vector<float> candidates(size_t(drawn * d));
+  for (int64_t t = 0; t < drawn; ++t) {
+    const int64_t low = t * keys / drawn, high = (t + 1) * keys / drawn;
+    const uint64_t word = plan_word(args, Stream::kCentroids, uint32_t(t), number);
     const int64_t row = low + int64_t(word * uint64_t(high - low) >> 32);
-    centred(dtype, k, row, d, mean, centroids.data() + c * d);
-    make_unit(centroids.data() + c * d, d);
+    centred(dtype, k, row, d, mean, candidates.data() + t * d);
+    make_unit(candidates.data() + t * d, d);
   }
+  std::vector<float> centroids = spread(candidates, buckets, d);
   const int64_t count = std::min(keys, kLloydKeys * buckets);
   std::vector<float> sample(size_t(count * d)), sums;
   for (int64_t t = 0; t < count; ++t) {

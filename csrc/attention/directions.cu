@@ -1,5 +1,6 @@
 // Kernels of directions_cuda.h, a warp for each direction.
 #include "attention/direction_row.cuh"
+#include "core/cuda/block.cuh"
 #include "core/philox.h"
 #include "core/product.cuh"
 #include "core/scratch.h"
@@ -8,6 +9,7 @@ namespace thrifty::attention::cuda {
 namespace {
 
 constexpr int kWarps = 4, kThreads = kWarps * kWarpSize;
+constexpr int kSpreadThreads = 512;
 constexpr uint32_t kCentroidStream = 1u << 28;
 
 // The warp's head and centroid of it; both in 32 bits, as launch_warps sees to.
@@ -30,29 +32,99 @@ THRIFTY_DEVICE const float* mean_of(const CentroidArgs& args, int64_t head, cons
   return args.mean + (head * args.node_count + (&node - args.nodes)) * args.rows.d;
 }
 
-__global__ void __launch_bounds__(kThreads, 1) draw_centroids_kernel(const CentroidArgs args) {
-  const Task task(args.heads, args.directions.count);
+THRIFTY_DEVICE float* candidates_of(const CentroidArgs& args, int64_t head, const PlanNode& node) {
+  return args.candidates + (head * args.candidate_count + node.candidate) * args.rows.d;
+}
+
+// One key of each stretch, as a unit vector.
+__global__ void __launch_bounds__(kThreads, 1) draw_candidates_kernel(const CentroidArgs args) {
+  const Task task(args.heads, args.candidate_count);
   if (!task.inside) return;  // a whole warp, and there is no barrier
-  const PlanNode& node = node_of(args.nodes, args.node_count, task.number);
-  const auto c = uint32_t(task.number - node.centroid), count = uint32_t(node.buckets);
-  const auto keys = uint32_t(node.part[kKeys].count);
-  // c keys / count without a division of 64 bits: c and the remainder are below 2^16.
-  const auto bound = [&](uint32_t c) { return c * (keys / count) + c * (keys % count) / count; };
-  const uint32_t low = bound(c), high = bound(c + 1);
+  const PlanNode& node = find_node({args.nodes, args.node_count}, task.number,
+                                   [](const PlanNode& n) { return int64_t(n.candidate); });
+  const int64_t t = task.number - node.candidate, keys = node.part[kKeys].count;
+  const int64_t low = t * keys / node.candidates, high = (t + 1) * keys / node.candidates;
   const PlanSeed& from = args.seed;
   const uint64_t seed = from.device == nullptr ? from.seed : uint64_t(from.device[0]);
   const uint64_t offset = from.device == nullptr ? from.offset : uint64_t(from.device[1]);
-  const uint64_t word = philox(seed, {{c + kCentroidStream, uint32_t(node.number), uint32_t(offset),
-                                       uint32_t(offset >> 32)}})
+  const uint64_t word = philox(seed, {{uint32_t(t) + kCentroidStream, uint32_t(node.number),
+                                       uint32_t(offset), uint32_t(offset >> 32)}})
                             .word[0];
   const int64_t drawn = low + int64_t(word * uint64_t(high - low) >> 32);
   const int64_t at = head_at(args.rows, args.head + task.head) +
                      (node.part[kKeys].begin + drawn) * args.rows.row_stride;
-  const float* const mean = mean_of(args, task.head, node);
   WarpRow row;
-  row.load_centred(args.rows, at, mean);
+  row.load_centred(args.rows, at, mean_of(args, task.head, node));
   row.make_unit();
-  store_row(args.directions, args.rows.dtype, task.head, task.number, row, mean, args.rows.d);
+  float* const to = candidates_of(args, task.head, node);
+#pragma unroll
+  for (int i = 0; i < kColumnsPerLane; ++i) {
+    const int c = WarpRow::column(i);
+    if (c < args.rows.d) to[c * int64_t(node.candidates) + t] = row.value[i];
+  }
+}
+
+struct Farthest {
+  float nearness = INFINITY;
+  int id = 0;
+
+  THRIFTY_DEVICE void meet(float other, int number) {
+    if (other < nearness || (other == nearness && number < id)) nearness = other, id = number;
+  }
+};
+
+// A block a node: the next centroid is known only when the last one is. Each product is summed in
+// the order of its columns, as on the CPU.
+__global__ void __launch_bounds__(kSpreadThreads) spread_kernel(const CentroidArgs args) {
+  THRIFTY_SHARED(float, row, [kColumnsPerLane * kWarpSize]);
+  THRIFTY_SHARED(Farthest, warps, [kSpreadThreads / kWarpSize]);
+  const int64_t head = blockIdx.x / args.node_count;
+  const PlanNode& node = args.nodes[blockIdx.x % args.node_count];
+  const int count = node.candidates, d = args.rows.d, thread = int(threadIdx.x);
+  const float* const columns = candidates_of(args, head, node);
+  float* const nearness = args.nearness + head * args.candidate_count + node.candidate;
+  int32_t* const chosen = args.chosen + head * args.directions.count + node.centroid;
+  int last = 0;
+  for (int i = 0; i < node.buckets; ++i) {
+    for (int c = thread; c < d; c += kSpreadThreads) row[c] = columns[c * int64_t(count) + last];
+    syncthreads();
+    Farthest best;
+    for (int t = thread; t < count; t += kSpreadThreads) {
+      float product = 0;
+#pragma unroll 8
+      for (int c = 0; c < d; ++c) product = fmaf(row[c], columns[c * int64_t(count) + t], product);
+      const float before = i == 0 ? -INFINITY : nearness[t];
+      float near = product > before ? product : before;
+      if (t == last) near = INFINITY;  // taken
+      nearness[t] = near;
+      best.meet(near, t);
+    }
+#pragma unroll
+    for (int bits = kWarpSize / 2; bits > 0; bits /= 2) {
+      best.meet(shfl_xor(best.nearness, bits), shfl_xor(best.id, bits));
+    }
+    if (lane_index() == 0) warps[thread / kWarpSize] = best;
+    if (thread == 0) chosen[i] = last;
+    syncthreads();  // also: all have read `row`
+    for (int w = 0; w < kSpreadThreads / kWarpSize; ++w) best.meet(warps[w].nearness, warps[w].id);
+    last = best.id;
+  }
+}
+
+__global__ void __launch_bounds__(kThreads) take_centroids_kernel(const CentroidArgs args) {
+  const Task task(args.heads, args.directions.count);
+  if (!task.inside) return;
+  const PlanNode& node = node_of(args.nodes, args.node_count, task.number);
+  const float* const from = candidates_of(args, task.head, node) +
+                            args.chosen[task.head * args.directions.count + task.number];
+  WarpRow row;
+#pragma unroll
+  for (int i = 0; i < kColumnsPerLane; ++i) {
+    const int c = WarpRow::column(i);
+    if (c < args.rows.d) row.value[i] = from[c * int64_t(node.candidates)];
+  }
+  store_row(args.directions, args.rows.dtype, task.head, task.number, row,
+            mean_of(args, task.head, node), args.rows.d);
 }
 
 // A centroid becomes the unit vector of its members' sum; one without a sum stays.
@@ -164,9 +236,17 @@ cudaError_t launch_warps(void (*kernel)(Args), int64_t warps, const Args& args,
 
 }  // namespace
 
-LaunchStatus draw_centroids(const CentroidArgs& args, cudaStream_t stream) {
-  return {launch_warps(draw_centroids_kernel, args.heads * args.directions.count, args, stream),
-          "draw_centroids"};
+LaunchStatus spread_centroids(const CentroidArgs& args, cudaStream_t stream) {
+  LaunchStatus status{cudaErrorInvalidConfiguration, "spread_centroids"};
+  dim3 grid;
+  if (!one_dimensional_grid(args.heads * args.node_count, grid)) return status;
+  status.error =
+      launch_warps(draw_candidates_kernel, args.heads * args.candidate_count, args, stream);
+  if (status.ok()) status.error = launch(spread_kernel, grid, kSpreadThreads, 0, stream, args);
+  if (!status.ok()) return status;
+  status.error =
+      launch_warps(take_centroids_kernel, args.heads * args.directions.count, args, stream);
+  return status;
 }
 
 LaunchStatus move_centroids(const CentroidArgs& args, cudaStream_t stream) {

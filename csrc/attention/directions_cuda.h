@@ -33,13 +33,18 @@ struct CentroidArgs {
   const float* mean = nullptr;  // [heads, node_count, d] or null
   DirectionArrays directions;
   PlanSeed seed;
+  // The first centroids' candidates
+  int64_t candidate_count = 0;  // of all nodes of a head
+  float* candidates = nullptr;  // [heads, candidate_count, d], a node's as [d, its candidates]
+  float* nearness = nullptr;    // [heads, candidate_count]
+  int32_t* chosen = nullptr;    // [heads, directions.count]
   // Lloyd: the sample's members sorted by centroid
   const int32_t* order = nullptr;    // [heads, samples]
   const int32_t* offsets = nullptr;  // [heads, node_count, width]
   int64_t samples = 0, width = 0;
 };
 // Step 1 of thrifty.reference.attention_plan.make_centroids, and the second half of step 2.
-LaunchStatus draw_centroids(const CentroidArgs& args, cudaStream_t stream);
+LaunchStatus spread_centroids(const CentroidArgs& args, cudaStream_t stream);
 LaunchStatus move_centroids(const CentroidArgs& args, cudaStream_t stream);
 
 // Step 3: `to` gets the directions of `from` in the order of a chain.

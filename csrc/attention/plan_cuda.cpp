@@ -1,6 +1,7 @@
 // hyper_plan on CUDA: one launch for all nodes and heads at each step.
 //
-//   means   node_means -> draw_centroids -> 2 x (nearest of the sample, node_sort, move_centroids)
+//   means   node_means -> spread_centroids -> 2 x (nearest of the sample, node_sort,
+//   move_centroids)
 //           -> gram, chain -> nearest of the keys -> key_scores, keep_keys -> node_sort; nearest of
 //           the queries
 //   paper   plane_signs of all rows, once for all levels -> node_sort of keys and of queries
@@ -35,7 +36,10 @@ NodeTable::NodeTable(const Layout& layout, const PlanArgs& args) {
     span(kQueries, from.q_begin, from.queries());
     span(kSample, from.k_begin, sample);
     span(kProbes, from.probe_begin, std::max<int64_t>(0, from.probe_end - from.probe_begin));
+    node.candidates =
+        means ? int32_t(std::min<int64_t>(from.keys(), kCandidates * node.buckets)) : 0;
     nodes.push_back(node);
+    total.candidate += node.candidates;
     const int32_t across = int32_t(ceil_div(node.buckets, kTile));
     total.centroid += node.buckets, total.gram_tile += across * across;
     total.gram += int64_t(node.buckets) * node.buckets;
@@ -53,6 +57,7 @@ constexpr int64_t kBatchBytes = int64_t(256) << 20;
 struct PlanMemory {
   PlanNode* nodes = nullptr;
   float *partial = nullptr, *mean = nullptr, *probe = nullptr, *gram = nullptr, *scores = nullptr;
+  float *candidates = nullptr, *nearness = nullptr;
   DirectionArrays drawn, chained;
   int32_t *sample_ids = nullptr, *sample_order = nullptr, *offsets = nullptr, *counts = nullptr;
   int32_t *chain = nullptr, *visited = nullptr, *key_ids = nullptr, *query_ids = nullptr;
@@ -79,6 +84,7 @@ struct PlanMemory {
         all->parts = arena.take(heads * all->split * all->count * all->width * dtype_size(p.dtype));
         take(all->bias, heads * all->count);
       }
+      take(candidates, heads * total.candidate * p.d), take(nearness, heads * total.candidate);
       take(sample_ids, heads * samples), take(sample_order, heads * samples);
       take(offsets, heads * count * width);
       take(counts, heads * width * std::max(total.part[kSample].walker, total.part[kKeys].walker));
@@ -210,7 +216,10 @@ class Planner {
     centroids.mean = mean(), centroids.directions = m_.drawn, centroids.seed = seed_;
     centroids.order = m_.sample_order, centroids.offsets = m_.offsets;
     centroids.samples = total().part[kSample].at, centroids.width = args_.num_buckets + 1;
-    then([&] { return draw_centroids(centroids, stream_); });
+    centroids.candidate_count = total().candidate;
+    centroids.candidates = m_.candidates, centroids.nearness = m_.nearness;
+    centroids.chosen = m_.chain;  // which is made later
+    then([&] { return spread_centroids(centroids, stream_); });
     for (int step = 0; step < kLloydSteps; ++step) {
       nearest_of(kSample, m_.drawn, args_.center ? m_.drawn.bias : nullptr, m_.sample_ids,
                  centroids.samples);

@@ -14,6 +14,7 @@ namespace thrifty::attention::cuda {
 
 constexpr int kTile = 128;             // rows of a product's block
 constexpr int kChunk = 512;            // rows whose sum one block takes
+constexpr int kCandidates = 8;         // of the first centroids, for each of them
 constexpr int kLloydKeys = 16;         // of the sample, for each centroid
 constexpr int64_t kMaxWalkers = 64;    // warps that sort a node's rows,
 constexpr int64_t kWalkerRows = 1024;  // each of them at least so many
@@ -30,9 +31,10 @@ struct Span {
 
 struct PlanNode {
   Span part[kParts];
-  int64_t gram;                 // centroids^2 of the nodes before
-  int32_t centroid, gram_tile;  // centroids and blocks of them squared, of the nodes before
-  int32_t buckets, number;      // centroids; what draws are numbered by
+  int64_t gram;                   // centroids^2 of the nodes before
+  int32_t centroid, gram_tile;    // centroids and blocks of them squared, of the nodes before
+  int32_t candidate, candidates;  // of the nodes before, and the node's own
+  int32_t buckets, number;        // centroids; what draws are numbered by
   int32_t key_chunk, probe_chunk;
 };
 

@@ -75,11 +75,16 @@ struct TileKernels {
   double (*dot)(int64_t n, const void* a, const void* b);
 };
 
+constexpr int64_t kFarthestColumns = 64;
+
 struct TileTable {
   TileKernels storage[4];  // by Dtype: float32, bfloat16, float16, float64
   // ids[i] = the first column c with the largest s[i, c] - bias[c] (float)
   void (*argmax)(int64_t rows, int64_t columns, const float* s, int64_t ld, const float* bias,
                  int32_t* ids);
+  // nearness[j] = max(nearness[j], row . column j) for columns in `blocks` blocks
+  // [d, kFarthestColumns]; returns the first column of the least nearness.
+  int64_t (*farthest)(int64_t d, int64_t blocks, const float* x, const float* row, float* nearness);
 };
 
 }  // namespace thrifty::attention

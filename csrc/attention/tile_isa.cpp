@@ -324,6 +324,34 @@ void argmax(int64_t rows, int64_t columns, const float* s, int64_t ld, const flo
   }
 }
 
+// Each product is summed over d in order, as in core/gemm.h. A NaN is never greater.
+int64_t farthest(int64_t d, int64_t blocks, const float* x, const float* row, float* nearness) {
+  constexpr int kVecs = attention::kFarthestColumns / kLanes<float>;
+  Vec<float> least = splat(kInfinity<float>);
+  IVec<float> at{};
+  for (int64_t b = 0; b < blocks; ++b) {
+    Vec<float> product[kVecs] = {};
+    for (int64_t c = 0; c < d; ++c, x += attention::kFarthestColumns) {
+      const Vec<float> value = splat(row[c]);
+      for (int v = 0; v < kVecs; ++v) product[v] += value * load(x + v * kLanes<float>);
+    }
+    for (int v = 0; v < kVecs; ++v) {
+      const int64_t first = b * attention::kFarthestColumns + v * kLanes<float>;
+      const Vec<float> near = larger<float>(product[v], load(nearness + first));
+      store(nearness + first, near);
+      const IVec<float> less = near < least;
+      least = less ? near : least;
+      at = less ? lane_numbers<float>() + int32_t(first) : at;
+    }
+  }
+  float low = kInfinity<float>;
+  int32_t id = 0;
+  for (int l = 0; l < kLanes<float>; ++l) {
+    if (least[l] < low || (least[l] == low && at[l] < id)) low = least[l], id = at[l];
+  }
+  return id;
+}
+
 #if defined(__AMX_BF16__) || defined(THRIFTY_AMX_TWIN)
 using Bfloat16Operand = BFloat16;
 #else
@@ -335,6 +363,7 @@ using Bfloat16Operand = float;
 extern const attention::TileTable attention_tiles{
     {Tiles<float, float, float>::kernels(), Tiles<float, BFloat16, Bfloat16Operand>::kernels(),
      Tiles<float, Float16, float>::kernels(), Tiles<double, double, double>::kernels()},
-    argmax};
+    argmax,
+    farthest};
 
 }  // namespace thrifty::THRIFTY_ISA

@@ -22,6 +22,7 @@ from torch import Tensor
 from thrifty.reference.philox import philox
 
 PLANES, CENTROIDS, RESIDUAL = 0, 1, 2  # streams
+CANDIDATES = 8  # keys that the first centroids are chosen among, for each of them
 LLOYD_STEPS = 2
 LLOYD_KEYS = 16  # keys of the Lloyd sample for each centroid
 KEYS_PER_BUCKET = 8  # a square of few keys gets fewer buckets, of this many keys on average
@@ -87,8 +88,10 @@ def bucket_count(keys: int, num_buckets: int) -> int:
 def make_centroids(kc: Tensor, buckets: int, seed: int | Tensor, node: int) -> Tensor:
     """Unit vectors [B, H, buckets, D] from centred keys kc [B, H, N, D].
 
-    1. Slot c takes the key lo + (word 0 * (hi - lo) >> 32) with lo, hi = c N / buckets,
-       (c + 1) N / buckets, rounded down: one key of each stretch.
+    1. Slot t of the M = min(N, 8 buckets) candidates takes the unit vector of the key
+       lo + (word 0 * (hi - lo) >> 32) with lo, hi = t N / M, (t + 1) N / M, rounded down: one key
+       of each stretch. The first centroid is candidate 0, the next always the candidate whose
+       greatest product with those before is the least, the first of equals (Gonzalez, 1985).
     2. Two steps of Lloyd's algorithm on the sphere, on the unit vectors of the keys t N / T,
        t < T = min(N, 16 buckets): each goes to its nearest centroid, a centroid becomes the unit
        vector of their sum; one with a sum of zero stays.
@@ -96,11 +99,12 @@ def make_centroids(kc: Tensor, buckets: int, seed: int | Tensor, node: int) -> T
        of equals.
     """
     n = kc.shape[-2]
-    slot = np.arange(buckets)
-    lo, hi = slot * n // buckets, (slot + 1) * n // buckets
-    word = words(seed, CENTROIDS, node, buckets)[:, 0].astype(np.uint64)
+    candidates = min(n, CANDIDATES * buckets)
+    slot = np.arange(candidates)
+    lo, hi = slot * n // candidates, (slot + 1) * n // candidates
+    word = words(seed, CENTROIDS, node, candidates)[:, 0].astype(np.uint64)
     drawn = lo + (word * (hi - lo).astype(np.uint64) >> np.uint64(32)).astype(np.int64)
-    centroids = unit(kc[..., torch.from_numpy(drawn).to(kc.device), :])
+    centroids = spread(unit(kc[..., torch.from_numpy(drawn).to(kc.device), :]), buckets)
     count = min(n, LLOYD_KEYS * buckets)
     sample = unit(kc[..., torch.arange(count, device=kc.device) * n // count, :])
     for _ in range(LLOYD_STEPS):
@@ -108,6 +112,22 @@ def make_centroids(kc: Tensor, buckets: int, seed: int | Tensor, node: int) -> T
         total = member.mT @ sample
         centroids = torch.where(total.norm(dim=-1, keepdim=True) > 0, unit(total), centroids)
     return centroids.gather(-2, chain(centroids)[..., None].expand_as(centroids))
+
+
+def spread(candidates: Tensor, count: int) -> Tensor:
+    """`count` of the candidates [B, H, M, D] that lie far from each other, by step 1."""
+    chosen = candidates[..., :1, :]
+    taken = torch.zeros(candidates.shape[:-1], dtype=torch.bool, device=candidates.device)
+    taken[..., 0] = True
+    nearness = candidates.new_full(candidates.shape[:-1], -torch.inf)
+    for _ in range(count - 1):
+        product = (candidates @ chosen[..., -1:, :].mT).squeeze(-1).nan_to_num(nan=-torch.inf)
+        nearness = torch.maximum(nearness, product)
+        farthest = nearness.masked_fill(taken, torch.inf).argmin(-1, keepdim=True)
+        taken = taken.scatter(-1, farthest, True)
+        index = farthest[..., None].expand(*farthest.shape, candidates.shape[-1])
+        chosen = torch.cat([chosen, candidates.gather(-2, index)], -2)
+    return chosen
 
 
 def chain(centroids: Tensor) -> Tensor:
