@@ -11,6 +11,10 @@ namespace thrifty::moe {
 namespace {
 
 class UpWorker {
+  // Neurons at a time for few tokens: whole blocks of the decode kernel on every instruction set,
+  // of which nothing but the last slice leaves a part.
+  static constexpr int64_t kFewBlock = 96;
+
  public:
   explicit UpWorker(const UpTask& task)
       : task_(task),
@@ -18,15 +22,17 @@ class UpWorker {
         kit_(task.kit),
         block_(std::max(kit_.unit, kit_.block(mlp_.hidden) / 2 / kit_.unit * kit_.unit)),
         product_(kit_, 2 * block_, mlp_.hidden, kChunkRows + kit_.gemm.nr),
-        bias_(kit_, mlp_.b1, 2 * block_),
-        bias_up_(kit_, mlp_.b1, 2 * block_),
-        few_(task.with_few ? 4 * block_ * kit_.gemm.accumulator_size : 0) {}
+        bias_(kit_, mlp_.b1, 2 * std::max(block_, kFewBlock)),
+        bias_up_(kit_, mlp_.b1, 2 * std::max(block_, kFewBlock)),
+        few_(task.with_few ? 4 * kFewBlock * kit_.gemm.accumulator_size : 0),
+        few_z_(task.with_few ? 2 * kFewBlock * Kit::kFew * kit_.gemm.accumulator_size : 0) {}
 
   void run(int64_t first, int64_t last, const Chunk* chunk, const Chunk* end) {
     for (; chunk != end; ++chunk) {
-      for (int64_t i = first * kit_.unit; i < std::min(mlp_.inner, last * kit_.unit); i += block_) {
-        const int64_t rows = std::min({block_, mlp_.inner - i, last * kit_.unit - i});
-        const bool few = task_.with_few && kit_.few(chunk->rows);
+      const bool few = task_.with_few && kit_.few(chunk->rows);
+      const int64_t stop = std::min(mlp_.inner, last * kit_.unit), step = few ? kFewBlock : block_;
+      for (int64_t i = first * kit_.unit; i < stop; i += step) {
+        const int64_t rows = std::min(step, stop - i);
         few ? run_few(*chunk, i, rows) : run_block(*chunk, i, rows);
       }
     }
@@ -87,23 +93,23 @@ class UpWorker {
   // Tokens one by one: gate and up of a token as rows, A into its row of the inner operand.
   void run_few(const Chunk& chunk, int64_t first, int64_t rows) {
     const Source from = source(first, rows);
-    const int64_t size = kit_.gemm.accumulator_size, ld = 2 * block_;
+    const int64_t size = kit_.gemm.accumulator_size, ld = 2 * kFewBlock;
     const std::byte* x = task_.operands + chunk.column * kit_.column_bytes(mlp_.hidden);
     const auto product = [&](int64_t row, std::byte* c) {
       const Weights& w = mlp_.w1;
       kit_.tiles.few(from.rows, chunk.rows, w.k, w.at(chunk.expert, row),
                      w.transposed() ? w.k_stride : w.n_stride, w.transposed(), x, w.k, c, ld);
     };
-    std::byte* gates = product_.c(0);
+    std::byte* gates = few_z_.data();
     product(from.gate, gates);
-    if (mlp_.phi.gated && !from.together) product(from.up, gates + block_ * size);
+    if (mlp_.phi.gated && !from.together) product(from.up, gates + kFewBlock * size);
     const void* gate_bias = bias_.get(chunk.expert, from.gate, from.rows);
     const void* up_bias =
         mlp_.phi.gated && !from.together ? bias_up_.get(chunk.expert, from.up, from.rows) : nullptr;
-    std::byte* biases = few_.data() + 2 * block_ * size;
+    std::byte* biases = few_.data() + 2 * kFewBlock * size;
     if (from.together && gate_bias != nullptr) {
       split(gate_bias, rows, biases);
-      gate_bias = biases, up_bias = biases + block_ * size;
+      gate_bias = biases, up_bias = biases + kFewBlock * size;
     }
     std::byte* a = task_.inner + chunk.column * kit_.column_bytes(mlp_.inner);
     for (int64_t j = 0; j < chunk.rows; ++j) {
@@ -112,18 +118,18 @@ class UpWorker {
         split(gate, rows, few_.data());
         gate = few_.data();
       }
-      kit_.tiles.up_row(mlp_.phi, rows, gate, gate + block_ * size, gate_bias, up_bias,
+      kit_.tiles.up_row(mlp_.phi, rows, gate, gate + kFewBlock * size, gate_bias, up_bias,
                         a + (j * mlp_.inner + first) * size);
     }
   }
 
-  // g0 u0 g1 u1 ... to all g, then (from block_ on) all u.
+  // g0 u0 g1 u1 ... to all g, then (from kFewBlock on) all u.
   void split(const void* from, int64_t rows, std::byte* to) const {
     const int64_t size = kit_.gemm.accumulator_size;
     const auto* pairs = static_cast<const std::byte*>(from);
     for (int64_t i = 0; i < rows; ++i) {
       std::memcpy(to + i * size, pairs + 2 * i * size, size_t(size));
-      std::memcpy(to + (block_ + i) * size, pairs + (2 * i + 1) * size, size_t(size));
+      std::memcpy(to + (kFewBlock + i) * size, pairs + (2 * i + 1) * size, size_t(size));
     }
   }
 
@@ -133,7 +139,7 @@ class UpWorker {
   int64_t block_;
   Product product_;
   BiasRow bias_, bias_up_;
-  Scratch few_;
+  Scratch few_, few_z_;
 };
 
 }  // namespace

@@ -216,77 +216,104 @@ struct Tiles {
   // Element type of a 32-bit lane of a 16-bit format: the lane's two values are k and k + 1.
   static constexpr bool kPairs = sizeof(S) == 2;
   static constexpr int kVecs = 2;  // of neurons
+  static constexpr int64_t kFewRows = kVecs * kLanes<T>;
 
-  // square[p] = w(k = p) of kLanes rows, for kSteps values of k.
-  static constexpr int64_t kSteps = kPairs ? 2 * kLanes<T> : kLanes<T>;
-  static THRIFTY_INLINE void square(const S* w, int64_t step, Vec<T>* columns) {
-    if constexpr (kPairs) {
-      UVec<float> rows[kLanes<T>];
-#pragma GCC unroll 16
-      for (int i = 0; i < kLanes<T>; ++i) __builtin_memcpy(&rows[i], w + i * step, kSimdBytes);
-      transpose<float>(rows);
-#pragma GCC unroll 16
-      for (int i = 0; i < kLanes<T>; ++i) {
-        if constexpr (std::is_same_v<S, BFloat16>) {
-          columns[2 * i] = Vec<float>(rows[i] << 16);
-          columns[2 * i + 1] = Vec<float>(rows[i] & 0xffff0000);
-        } else {
-          columns[2 * i] = from_float16(rows[i] & 0xffff);
-          columns[2 * i + 1] = from_float16(rows[i] >> 16);
-        }
-      }
-    } else {
-#pragma GCC unroll 16
-      for (int i = 0; i < kLanes<T>; ++i) columns[i] = load(w + i * step);
-      transpose<T>(columns);
-    }
+  // The same pointer, of which the compiler knows nothing: it would keep what it has read through
+  // another for the next square, in registers that it does not have.
+  template <class P>
+  static THRIFTY_INLINE P* unknown(P* p) {
+    asm volatile("" : "+r"(p));  // volatile: two of them are not one
+    return p;
   }
 
-  // The same where fewer than kLanes rows or kSteps values are there: zeros for the others.
-  static void part_square(const S* w, int64_t step, int64_t rows, int64_t steps, Vec<T>* columns) {
-    S copy[kLanes<T> * kSteps] = {};
-    for (int64_t i = 0; i < rows && i < kLanes<T>; ++i) {
-      std::memcpy(copy + i * kSteps, w + i * step, size_t(steps) * sizeof(S));
+  static constexpr int64_t kSteps = kPairs ? 2 * kLanes<T> : kLanes<T>;  // of k in a square
+  using Column = std::conditional_t<kPairs, UVec<float>, Vec<T>>;
+
+  // columns[p]: values (or pairs of values) p of kLanes rows of kSteps values.
+  static THRIFTY_INLINE void square(const S* w, int64_t step, Column* columns) {
+    constexpr int kHalf = kLanes<T> / 2;
+    const S* half[] = {unknown(w), unknown(w + kHalf * step)};
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes<T>; ++i) {
+      __builtin_memcpy(&columns[i], half[i / kHalf] + i % kHalf * step, kSimdBytes);
     }
-    square(copy, kSteps, columns);
+    transpose<T>(columns);
+  }
+
+  // w(k = q) of a square.
+  static THRIFTY_INLINE Vec<T> column(const Column* columns, int q) {
+    if constexpr (!kPairs) {
+      return columns[q];
+    } else if constexpr (std::is_same_v<S, BFloat16>) {
+      return Vec<float>(q % 2 ? columns[q / 2] & 0xffff0000 : columns[q / 2] << 16);
+    } else {
+      return from_float16(q % 2 ? columns[q / 2] >> 16 : columns[q / 2] & 0xffff);
+    }
   }
 
   // A line of each of the next rows: a row is a page or so, where the hardware's prefetch starts
   // anew, and the rows of a block are many streams for it.
+  template <int V>
   static THRIFTY_INLINE void prefetch_rows(const S* w, int64_t step) {
 #pragma GCC unroll 32
-    for (int i = 0; i < kVecs * kLanes<T>; ++i) __builtin_prefetch(w + i * step, 0, 2);
+    for (int i = 0; i < V * kLanes<T>; ++i) __builtin_prefetch(w + i * step, 0, 2);
   }
 
-  // M tokens, kVecs vectors of neurons of which `rows` are there.
+  // What a step of few_rows multiplies: rows of weights and of x.
+  struct Step {
+    const S* w;
+    int64_t w_step;
+    const T* x;
+    int64_t x_ld;
+  };
+
+  // A step at the end of the rows or of k: copies, with zeros for what is not there.
   template <int M>
-  static THRIFTY_INLINE void few_rows(int64_t rows, int64_t k, const S* w, int64_t step, const T* x,
-                                      int64_t x_ld, T* c, int64_t c_ld) {
+  static Step padded(const Step& from, int64_t rows, int64_t steps, S* w, T* x) {
+    std::memset(static_cast<void*>(w), 0, kFewRows * kSteps * sizeof(S));
+    for (int64_t i = 0; i < rows && i < kFewRows; ++i) {
+      std::memcpy(w + i * kSteps, from.w + i * from.w_step, size_t(steps) * sizeof(S));
+    }
+    std::memset(x, 0, M * kSteps * sizeof(T));
+    for (int64_t m = 0; m < M; ++m) {
+      std::memcpy(x + m * kSteps, from.x + m * from.x_ld, size_t(steps) * sizeof(T));
+    }
+    return {w, kSteps, x, kSteps};
+  }
+
+  // M tokens, V vectors of neurons of which `rows` are there. A square is multiplied as soon as it
+  // is transposed, so that both stay in registers.
+  template <int M, int V>
+  static THRIFTY_INLINE void few_rows(int64_t rows, int64_t k, const S* w, int64_t step, bool fetch,
+                                      const T* x, int64_t x_ld, T* c, int64_t c_ld) {
+    S w_copy[kFewRows * kSteps];
+    T x_copy[M * kSteps];
     for (int64_t p0 = 0; p0 < k; p0 += kGemmDepth) {
       const int64_t end = k - p0 < kGemmDepth ? k : p0 + kGemmDepth;
-      Vec<T> sum[M][kVecs] = {};
+      Vec<T> sum[M][V] = {};
       for (int64_t p = p0; p < end; p += kSteps) {
         const int64_t steps = end - p < kSteps ? end - p : kSteps;
-        Vec<T> columns[kVecs][kSteps];
-        if (p * int64_t(sizeof(S)) % 64 == 0) prefetch_rows(w + kVecs * kLanes<T> * step + p, step);
-        for (int v = 0; v < kVecs; ++v) {
-          const S* from = w + v * kLanes<T> * step + p;
-          const int64_t left = rows - v * kLanes<T>;
-          if (steps == kSteps && left >= kLanes<T>) {
-            square(from, step, columns[v]);
-          } else {
-            part_square(from, step, left, steps, columns[v]);
-          }
+        Step at{w + p, step, x + p, x_ld};
+        if (fetch && p * int64_t(sizeof(S)) % 64 == 0) {
+          prefetch_rows<V>(at.w + kFewRows * step, step);
         }
-        for (int64_t q = 0; q < steps; ++q) {
+        if (rows < V * kLanes<T> || steps < kSteps) {
+          at = padded<M>(at, rows, steps, w_copy, x_copy);
+        }
+#pragma GCC unroll 2
+        for (int v = 0; v < V; ++v) {
+          Column columns[kLanes<T>];
+          square(at.w + v * kLanes<T> * at.w_step, at.w_step, columns);
+          const T* values = unknown(at.x);
+#pragma GCC unroll 32
+          for (int q = 0; q < kSteps; ++q) {
+            const Vec<T> w_q = column(columns, q);
 #pragma GCC unroll 4
-          for (int m = 0; m < M; ++m) {
-            const Vec<T> value = splat(x[m * x_ld + p + q]);
-            for (int v = 0; v < kVecs; ++v) sum[m][v] += value * columns[v][q];
+            for (int m = 0; m < M; ++m) sum[m][v] += splat(values[m * at.x_ld + q]) * w_q;
           }
         }
       }
-      add_few<M>(rows, p0 > 0, sum, c, c_ld);
+      add_few<M, V>(rows, p0 > 0, sum, c, c_ld);
     }
   }
 
@@ -308,15 +335,14 @@ struct Tiles {
           for (int v = 0; v < kVecs; ++v) sum[m][v] += value * column[v];
         }
       }
-      add_few<M>(rows, p0 > 0, sum, c, c_ld);
+      add_few<M, kVecs>(rows, p0 > 0, sum, c, c_ld);
     }
   }
 
-  template <int M>
-  static THRIFTY_INLINE void add_few(int64_t rows, bool add, Vec<T> (*sum)[kVecs], T* c,
-                                     int64_t c_ld) {
+  template <int M, int V>
+  static THRIFTY_INLINE void add_few(int64_t rows, bool add, Vec<T> (*sum)[V], T* c, int64_t c_ld) {
     for (int m = 0; m < M; ++m) {
-      for (int v = 0; v < kVecs; ++v) {
+      for (int v = 0; v < V; ++v) {
         const int64_t left = rows - v * kLanes<T>;
         if (left <= 0) continue;
         T* out = c + m * c_ld + v * kLanes<T>;
@@ -326,15 +352,17 @@ struct Tiles {
   }
 
   template <int M>
-  static void few_of(int64_t rows, int64_t k, const S* w, int64_t step, bool transposed, const T* x,
-                     int64_t x_ld, T* c, int64_t c_ld) {
-    constexpr int64_t kBlock = kVecs * kLanes<T>;
-    for (int64_t i = 0; i < rows; i += kBlock) {
-      if (transposed) {
-        few_columns<M>(rows - i, k, w + i, step, x, x_ld, c + i, c_ld);
-      } else {
-        few_rows<M>(rows - i, k, w + i * step, step, x, x_ld, c + i, c_ld);
-      }
+  static void few_of(int64_t rows, int64_t k, const S* w, int64_t step, bool transposed, bool fetch,
+                     const T* x, int64_t x_ld, T* c, int64_t c_ld) {
+    if (transposed) {
+      few_columns<M>(rows, k, w, step, x, x_ld, c, c_ld);
+      return;
+    }
+    // One chain of sums is bound by the latency of its additions, so two vectors of rows; from
+    // three tokens on there are chains enough, and registers for one vector.
+    constexpr int V = M < 3 ? kVecs : 1;
+    for (int64_t i = 0; i < kFewRows && i < rows; i += V * kLanes<T>) {
+      few_rows<M, V>(rows - i, k, w + i * step, step, fetch, x, x_ld, c + i, c_ld);
     }
   }
 
@@ -343,11 +371,14 @@ struct Tiles {
     const S* w = static_cast<const S*>(w_);
     const T* x = static_cast<const T*>(x_);
     T* c = static_cast<T*>(c_);
-    while (tokens > 0) {
-      const int64_t m = tokens < 4 ? tokens : 4;
-      const auto run = m == 4 ? few_of<4> : m == 3 ? few_of<3> : m == 2 ? few_of<2> : few_of<1>;
-      run(rows, k, w, step, transposed, x, x_ld, c, c_ld);
-      tokens -= m, x += m * x_ld, c += m * c_ld;
+    for (int64_t i = 0; i < rows; i += kFewRows) {  // all tokens while the rows are in cache
+      const S* block = w + i * (transposed ? 1 : step);
+      for (int64_t j = 0; j < tokens; j += 4) {
+        const int64_t m = tokens - j < 4 ? tokens - j : 4;
+        const auto run = m == 4 ? few_of<4> : m == 3 ? few_of<3> : m == 2 ? few_of<2> : few_of<1>;
+        run(rows - i, k, block, step, transposed, j == 0, x + j * x_ld, x_ld, c + j * c_ld + i,
+            c_ld);
+      }
     }
   }
 
