@@ -56,6 +56,7 @@ $(VENV)/.requirements: requirements/test.txt
 	@test -n "$(CXX_FOUND)" || { echo "thrifty: $(NO_CXX)"; exit 1; }
 	@$(PYTHON) -c '$(PYTHON_OK)' 2>/dev/null || { echo "thrifty: $(NO_PYTHON)"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) 'pip>=23.1'  # knows -C; Debian 12 brings 23.0
 	@$(BIN)/python cmake/torch_flavour.py $< $(TORCH_INDEX)
 	$(PIP) -r $< $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 	@touch $@
