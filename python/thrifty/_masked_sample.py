@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from thrifty import _sampling_ops as ops
+from thrifty._arguments import named
 from thrifty._sampling_arguments import per_row, raise_unless_ok, refuse_gradient
 
 Number = float | Tensor | None  # of all rows, or (B,) of each
@@ -27,6 +28,7 @@ class FilterThreshold(NamedTuple):
     log_mass: Tensor
 
 
+@named
 def apply_token_bitmask_(
     logits: Tensor,
     bitmask: Tensor,
@@ -76,6 +78,7 @@ def apply_token_bitmask_(
     return logits
 
 
+@named
 def pack_token_bitmask(allowed: Tensor) -> Tensor:
     """Booleans (..., V) as a bit mask (..., ceil(V / 32)) of int32, in the layout of XGrammar.
 
@@ -90,6 +93,7 @@ def pack_token_bitmask(allowed: Tensor) -> Tensor:
     return torch.where(words >= 1 << 31, words - (1 << 32), words).to(torch.int32)
 
 
+@named
 def masked_sample(
     logits: Tensor,
     bitmask: Tensor | None = None,
@@ -192,6 +196,7 @@ def masked_sample(
     return result
 
 
+@named
 def filter_threshold(
     logits: Tensor,
     bitmask: Tensor | None = None,
@@ -258,6 +263,7 @@ def _filters(
     )
 
 
+@named
 def top_k_threshold(logits: Tensor, k: int | Tensor, bitmask: Tensor | None = None) -> Tensor:
     """The k-th largest allowed logit of each row, (B,) float32; see `filter_threshold`.
 
@@ -269,6 +275,7 @@ def top_k_threshold(logits: Tensor, k: int | Tensor, bitmask: Tensor | None = No
     return filter_threshold(logits, bitmask, top_k=k).threshold
 
 
+@named
 def top_p_threshold(
     logits: Tensor,
     p: float | Tensor,
@@ -286,6 +293,7 @@ def top_p_threshold(
     return filter_threshold(logits, bitmask, top_p=p, inv_temperature=inv_temperature).threshold
 
 
+@named
 def min_p_threshold(
     logits: Tensor,
     p: float | Tensor,
@@ -303,6 +311,7 @@ def min_p_threshold(
     return filter_threshold(logits, bitmask, min_p=p, inv_temperature=inv_temperature).threshold
 
 
+@named
 def top_n_sigma_threshold(
     logits: Tensor, n: float | Tensor, bitmask: Tensor | None = None
 ) -> Tensor:
@@ -316,6 +325,7 @@ def top_n_sigma_threshold(
     return filter_threshold(logits, bitmask, top_n_sigma=n).threshold
 
 
+@named
 def top_h_threshold(
     logits: Tensor,
     alpha: float | Tensor,
