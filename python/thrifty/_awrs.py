@@ -181,6 +181,14 @@ def awrs_weights(
 def awrs_coins(seeds: Tensor, offsets: Tensor, k: int) -> Tensor:
     """float64 (B, k): the coins of these rows, for `awrs_weights(..., estimator="paper")`.
 
+    Args:
+        seeds, offsets: int64 (B): a row's coins are a function of these two alone (Philox4x32-10,
+            a stream of their own).
+        k: how many.
+
+    Raises:
+        ValueError: shapes or dtypes that do not fit.
+
     Example::
 
         >>> thrifty.awrs_coins(torch.tensor([1, 2]), torch.tensor([0, 0]), 3).shape

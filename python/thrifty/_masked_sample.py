@@ -82,6 +82,12 @@ def apply_token_bitmask_(
 def pack_token_bitmask(allowed: Tensor) -> Tensor:
     """Booleans (..., V) as a bit mask (..., ceil(V / 32)) of int32, in the layout of XGrammar.
 
+    Args:
+        allowed: bool, or numbers of which 0 forbids; the last dimension is the vocabulary.
+
+    Returns:
+        int32: bit t % 32 of word t // 32 is token t; bits past the last token are 0.
+
     Example::
 
         >>> thrifty.pack_token_bitmask(torch.tensor([True, False, True]))
@@ -265,7 +271,11 @@ def _filters(
 
 @named
 def top_k_threshold(logits: Tensor, k: int | Tensor, bitmask: Tensor | None = None) -> Tensor:
-    """The k-th largest allowed logit of each row, (B,) float32; see `filter_threshold`.
+    """The k-th largest allowed logit of each row, (B,) float32.
+
+    Args:
+        k: int or int64 (B), at least 1.
+        logits, bitmask: as in `filter_threshold`, with its errors and guarantees.
 
     Example::
 
@@ -283,7 +293,11 @@ def top_p_threshold(
     *,
     inv_temperature: float | Tensor = 1.0,
 ) -> Tensor:
-    """The bound of nucleus sampling, (B,) float32; see `filter_threshold`.
+    """The bound of nucleus sampling, (B,) float32.
+
+    Args:
+        p: float or float32 (B) in (0, 1]: the mass that is kept.
+        logits, bitmask, inv_temperature: as in `filter_threshold`, with its errors and guarantees.
 
     Example::
 
@@ -301,7 +315,11 @@ def min_p_threshold(
     *,
     inv_temperature: float | Tensor = 1.0,
 ) -> Tensor:
-    """The largest allowed logit + log(p) * T, (B,) float32; see `filter_threshold`.
+    """The largest allowed logit + log(p) * T, (B,) float32.
+
+    Args:
+        p: float or float32 (B) in [0, 1] (arXiv 2407.01082).
+        logits, bitmask, inv_temperature: as in `filter_threshold`, with its errors and guarantees.
 
     Example::
 
@@ -315,7 +333,11 @@ def min_p_threshold(
 def top_n_sigma_threshold(
     logits: Tensor, n: float | Tensor, bitmask: Tensor | None = None
 ) -> Tensor:
-    """The largest allowed logit - n * sigma, (B,) float32; see `filter_threshold`.
+    """The largest allowed logit - n * sigma, (B,) float32.
+
+    Args:
+        n: float or float32 (B), not negative (arXiv 2411.07641).
+        logits, bitmask: as in `filter_threshold`, with its errors and guarantees.
 
     Example::
 
@@ -334,7 +356,12 @@ def top_h_threshold(
     variant: str = "hf",
     inv_temperature: float | Tensor = 1.0,
 ) -> Tensor:
-    """The bound of Top-H, (B,) float32; see `filter_threshold`.
+    """The bound of Top-H, (B,) float32.
+
+    Args:
+        alpha: float or float32 (B), the share of the entropy (arXiv 2509.02510); `variant` is
+            `top_h_variant`.
+        logits, bitmask, inv_temperature: as in `filter_threshold`, with its errors and guarantees.
 
     Example::
 
