@@ -1,10 +1,11 @@
 """Cases of the moe family: the layer of experts, forward and with its backward, H = 1024, I = 512,
 64 experts, 8 of them a token, random balanced routing unless a case says `skew`.
 
-Peers: the backends that `transformers` offers on the device. Floor: the bytes of the experts'
-weights that the routing touches, read once (`read`), and the bare products of one expert after
-another (`gemm`). Small batches rotate four routings, so that weights come from memory, as they do
-between the layers of a model.
+Peers: the backends that `transformers` offers on the device; on a GPU also a layer made of
+CUTLASS's grouped GEMM, with both of its schedules. Floor: the bytes of the experts' weights that
+the routing touches, read once (`read`), and the bare products of one expert after another (`gemm`).
+Small batches rotate four routings, so that weights come from memory, as they do between the layers
+of a model.
 """
 
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from torch import Tensor
 from bench import moe_grouped
 from bench.bars import Bar
 from bench.harness import DTYPES, Case, Impl
-from bench.peers import require, transformers_experts
+from bench.peers import cutlass_grouped, require, transformers_experts
 
 HIDDEN, INNER, EXPERTS, TOP_K = 1024, 512, 64, 8
 ROUTINGS = 4
@@ -131,6 +132,28 @@ def of_backend(name: str) -> Callable[[Layer], Impl]:
     return lambda s: run_all(peer(name)(s.w1, s.w2), s)
 
 
+def cutlass(schedule: str, layer: Layer) -> Impl:
+    """The layer on CUTLASS's grouped GEMM: rows gathered into their order, the activation and the
+    weighted sum as torch's own ops, nothing read back."""
+    tokens, slots = len(layer.x), len(layer.x) * TOP_K
+    rows, inner = layer.x.new_empty(slots, HIDDEN), layer.x.new_empty(slots, INNER)
+    experts = torch.arange(EXPERTS, device=layer.x.device)
+    ends = torch.empty(EXPERTS, dtype=torch.int32, device=layer.x.device)
+    up = cutlass_grouped.grouped_mm(schedule, rows, layer.w1, ends)
+    down = cutlass_grouped.grouped_mm(schedule, inner, layer.w2, ends)
+
+    def op(x: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
+        chosen, slot = ids.flatten().sort(stable=True)
+        ends.copy_(torch.searchsorted(chosen, experts, right=True))
+        torch.index_select(x, 0, slot // TOP_K, out=rows)
+        gate, value = up().chunk(2, -1)
+        torch.mul(torch.nn.functional.silu(gate), value, out=inner)
+        out = down() * weights.flatten()[slot, None]
+        return out[slot.argsort()].view(tokens, TOP_K, HIDDEN).sum(1).to(x.dtype)
+
+    return run_all(op, layer)
+
+
 def gemm_floor(layer: Layer) -> Impl:
     """The products alone, one expert after another, on rows that lie ready."""
     ids = layer.routings[0][0]
@@ -176,6 +199,8 @@ def moe_mlp(tokens: int, dtype: str, tier: int, skew: bool = False, gpu: bool = 
 
     if gpu:
         impls |= {name: of_backend(name) for name in transformers_experts.GPU_KERNELS}
+        if dtype == "bf16":
+            impls |= {name: partial(cutlass, name) for name in cutlass_grouped.SCHEDULES}
 
     def exact(state: Layer) -> Tensor:
         wide = state.double()

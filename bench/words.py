@@ -18,12 +18,17 @@ class Words:
 
 TABM = {"eager": "`tabm` package", "compile": "`tabm`, torch.compile"}
 TORCH = {"eager": "torch", "compile": "torch.compile"}
+CUTLASS = {
+    "cooperative": "CUTLASS's grouped GEMM, cooperative",
+    "pingpong": "CUTLASS's grouped GEMM, pingpong",
+}
 EXPERTS = {
     "eager": "`transformers`, eager",
     "grouped_mm": "`transformers`, grouped_mm",
     "batched_mm": "`transformers`, batched_mm",
     "sonicmoe": "`transformers`, sonic-moe",
     "deepgemm": "`transformers`, DeepGEMM",
+    **CUTLASS,
 }
 CHAIN = ", softmax, multinomial"
 DRAWS = {
@@ -75,6 +80,14 @@ WORDS: dict[str, Words] = {
         "token under a JSON schema, by checks", {"mask": "llguidance's mask, draw"}, "checks"
     ),
     # moe
+    "grouped_mm": Words(
+        "product of {S:,} rows, each with one of 64 matrices",
+        {
+            "torch": "torch's grouped_mm",
+            "cooperative": EXPERTS["cooperative"],
+            "pingpong": EXPERTS["pingpong"],
+        },
+    ),
     "moe_mlp": Words("layer of 64 experts, 8 a token, batch {T:,}", EXPERTS),
     "moe_mlp_skew": Words("the same, all to one expert, batch {T:,}", EXPERTS),
     "moe_mlp_train": Words("layer of 64 experts, batch {T:,}, forward and backward", EXPERTS),

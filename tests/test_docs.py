@@ -9,6 +9,7 @@ line of dots stands for others. Line breaks and indentation do not count.
 
 import doctest
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+
+from bench.__main__ import parser as bench_parser
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -204,6 +207,43 @@ def test_make_targets_exist() -> None:
         code = re.findall(r"`([^`\n]+)`", prose(page)) + [b.text for b in blocks(page)]
         used = set(re.findall(r"(?:^|&& |`)make ([a-z][a-z-]*)", "\n".join(code), re.M))
         assert used <= targets, f"{name(page)}: {sorted(used - targets)}"
+
+
+def test_every_block_is_of_a_kind_that_is_tested() -> None:
+    """python runs, excerpts stand in their files, shell lines are read below; nothing else."""
+    others = [str(b) for p in PAGES for b in blocks(p) if not b.file]
+    tested = [str(b) for p in PAGES for b in blocks(p) if b.language in ("python", "sh")]
+    assert sorted(set(others) - set(tested)) == []
+
+
+def shell_lines() -> Iterator[tuple[Block, list[str]]]:
+    for block in (b for page in PAGES for b in blocks(page) if b.language == "sh"):
+        for text in block.text.splitlines():
+            words = shlex.split(text, comments=True)
+            while words and re.fullmatch(r"\w+=.*", words[0]):  # variables of the environment
+                words.pop(0)
+            if words:
+                yield block, words
+
+
+def test_shell_lines_are_understood() -> None:
+    """Benchmarks parse their arguments, files are there, make knows its variables."""
+    makefile = (ROOT / "Makefile").read_text()
+    seen = set()
+    for block, words in shell_lines():
+        seen.add(words[0])
+        if words[0] == "make":
+            given = dict(word.split("=", 1) for word in words if "=" in word)
+            unknown = [name for name in given if not re.search(rf"^{name} *[?:]?=", makefile, re.M)]
+            assert not unknown, f"{block}: {unknown}"
+            if "BENCH" in given:
+                bench_parser().parse_args(shlex.split(given["BENCH"]))
+        elif words[1:3] == ["-m", "bench"]:
+            bench_parser().parse_args(words[3:])
+        elif words[0] not in ("for", "done"):
+            files = [word for word in words if word.startswith(("tests/", ".ci/"))]
+            assert all((ROOT / file).exists() for file in files), block
+    assert {"make", "pip"} <= seen
 
 
 # ---- figures

@@ -42,3 +42,11 @@ def test_public_ops_have_examples() -> None:
             if isinstance(public, type) and issubclass(public, tuple | enum.Enum):
                 continue  # what an op returns: the op has the example
             assert ">>> " in (public.__doc__ or ""), name
+
+
+def test_modules_and_parts_of_transformers_have_examples() -> None:
+    for module in (nn, thrifty.hf):
+        missing = [
+            name for name in module.__all__ if ">>> " not in (getattr(module, name).__doc__ or "")
+        ]
+        assert missing == [], module.__name__

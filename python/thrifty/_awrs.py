@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from thrifty import _awrs_ops as ops
+from thrifty._arguments import named
 from thrifty._byte_dfa import ByteDFA
 from thrifty._sampling_arguments import per_row, raise_unless_ok, refuse_gradient
 
@@ -42,6 +43,7 @@ class AwrsDfaSample(NamedTuple):
     status: Tensor
 
 
+@named
 def sample_candidates(
     logits: Tensor,
     k: int,
@@ -109,6 +111,7 @@ def temperatures(op: str, inv_temperature: float | Tensor, logits: Tensor) -> Te
     return per_row(op, "inv_temperature", inv_temperature, logits)
 
 
+@named
 def awrs_weights(
     allowed: Tensor,
     logp: Tensor,
@@ -174,8 +177,17 @@ def awrs_weights(
     )
 
 
+@named
 def awrs_coins(seeds: Tensor, offsets: Tensor, k: int) -> Tensor:
     """float64 (B, k): the coins of these rows, for `awrs_weights(..., estimator="paper")`.
+
+    Args:
+        seeds, offsets: int64 (B): a row's coins are a function of these two alone (Philox4x32-10,
+            a stream of their own).
+        k: how many.
+
+    Raises:
+        ValueError: shapes or dtypes that do not fit.
 
     Example::
 
@@ -185,6 +197,7 @@ def awrs_coins(seeds: Tensor, offsets: Tensor, k: int) -> Tensor:
     return ops.awrs_coins(seeds, offsets, k)
 
 
+@named
 def awrs_sample_dfa(
     logits: Tensor,
     dfa: ByteDFA,

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from thrifty import _native
+from thrifty._arguments import named
 from thrifty._awrs import (
     UNKNOWN,
     AwrsWeights,
@@ -35,6 +36,7 @@ class AwrsSample(NamedTuple):
     status: Tensor
 
 
+@named
 def awrs_sample(
     logits: Tensor,
     constraint: Check | Sequence[Constraint] | Tensor,

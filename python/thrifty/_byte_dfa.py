@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from thrifty import _native, _regex
+from thrifty._arguments import named
 
 
 class Vocabulary:
@@ -25,6 +26,7 @@ class Vocabulary:
         (4, b'ab')
     """
 
+    @named
     def __init__(self, tokens: Sequence[bytes | None]) -> None:
         spelt: list[bytes] = list(tokens)  # type: ignore[arg-type]
         try:

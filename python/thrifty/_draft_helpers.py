@@ -6,11 +6,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from thrifty._arguments import named
+
 
 def _fail(op: str, what: str, expected: str, got: object) -> None:
     raise ValueError(f"{op}: {what}: expected {expected}, got {got}")
 
 
+@named
 def kv_compact_(tensors: Sequence[Tensor], columns: Tensor, start: Tensor | None = None) -> None:
     """Moves the accepted columns of key-value caches together, in place.
 
@@ -109,15 +112,23 @@ class TrimmedHead(torch.nn.Module):
     index: Tensor
     bias: Tensor | None
 
+    @named
     def __init__(self, weight: Tensor, index: Tensor, bias: Tensor | None = None) -> None:
         super().__init__()
         if weight.dim() != 2:
             _fail("trimmed_head", "weight", "shape (V, d)", tuple(weight.shape))
+        if not weight.is_floating_point():
+            _fail("trimmed_head", "weight", "a floating dtype", weight.dtype)
         if index.dim() != 1 or index.dtype not in (torch.int32, torch.int64) or not len(index):
-            _fail("trimmed_head", "index", "int64 (m), not empty", tuple(index.shape))
+            got = f"{index.dtype} {tuple(index.shape)}"
+            _fail("trimmed_head", "index", "int64 (m), not empty", got)
+        if bias is not None and (bias.shape != weight.shape[:1] or bias.dtype != weight.dtype):
+            wanted = f"{weight.dtype} {tuple(weight.shape[:1])}"
+            _fail("trimmed_head", "bias", wanted, f"{bias.dtype} {tuple(bias.shape)}")
         if index.device.type == "cpu":
             if index.min() < 0 or index.max() >= weight.shape[0]:
-                _fail("trimmed_head", "index", f"rows of {weight.shape[0]}", index.max().item())
+                outside = index[(index < 0) | (index >= weight.shape[0])][0].item()
+                _fail("trimmed_head", "index", f"rows of {weight.shape[0]}", outside)
             if len(index.unique()) < len(index):
                 _fail("trimmed_head", "index", "distinct rows", "one of them twice")
         self.register_buffer("weight", weight.detach().index_select(0, index), persistent=False)
@@ -129,6 +140,7 @@ class TrimmedHead(torch.nn.Module):
         return trimmed_head(hidden, self, k=k, temperature=temperature)
 
 
+@named
 def trimmed_head(
     hidden: Tensor,
     weight: Tensor | TrimmedHead,
@@ -177,7 +189,9 @@ def trimmed_head(
     elif index is not None:
         _fail("trimmed_head", "index", "None beside a TrimmedHead", "an index")
     small = len(weight.index)
-    if hidden.shape[-1] != weight.weight.shape[1]:
+    if hidden.dtype != weight.weight.dtype:
+        _fail("trimmed_head", "hidden", f"weight's {weight.weight.dtype}", hidden.dtype)
+    if hidden.dim() == 0 or hidden.shape[-1] != weight.weight.shape[1]:
         _fail("trimmed_head", "hidden", f"(..., {weight.weight.shape[1]})", tuple(hidden.shape))
     if not 1 <= k <= small:
         _fail("trimmed_head", "k", f"1 to {small}", k)

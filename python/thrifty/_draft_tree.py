@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from thrifty._arguments import named
+
 # Chance that a node's children of rank 0, 1, ... are accepted, measured with sampled drafts on a
 # small Llama at temperature 0.6 and recursive rejection; sampled children fail more alike than
 # the best ones in order, so the vector falls quickly and trees come out deep and narrow.
@@ -47,6 +49,7 @@ class DraftTree:
     STAND, arXiv 2506.04708, section 3; Token Recycling, arXiv 2408.08696, section 3.
     """
 
+    @named
     def __init__(
         self, paths: Iterable[Sequence[int]], scores: Iterable[float] | None = None
     ) -> None:

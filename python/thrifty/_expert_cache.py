@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from thrifty import _native
+from thrifty._arguments import named
 
 Ids = Sequence[int] | np.ndarray
 
@@ -64,6 +65,7 @@ class ExpertCache:
     References: Read-ME, arXiv 2410.19123, section 4; Belady, IBM Systems Journal 5 (2), 1966.
     """
 
+    @named
     def __init__(self, n_experts: int, n_slots: int, policy: str = "belady") -> None:
         self._native = _native.ExpertCache(n_experts, n_slots, policy)
         self.n_experts, self.n_slots, self.policy = n_experts, n_slots, policy

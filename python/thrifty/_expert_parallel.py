@@ -6,6 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from thrifty._arguments import named
 from thrifty._token_rows import scatter_add_rows
 
 
@@ -24,6 +25,7 @@ class _Exchange(torch.autograd.Function):
         return _Exchange.apply(grads[0], *ctx.back), None, None, None
 
 
+@named
 def expert_parallel_mlp(
     x: Tensor,
     w1: Tensor,

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from thrifty import _sampling_ops as ops
+from thrifty._arguments import named
 from thrifty._sampling_arguments import per_row, raise_unless_ok, refuse_gradient
 
 Number = float | Tensor | None  # of all rows, or (B,) of each
@@ -27,6 +28,7 @@ class FilterThreshold(NamedTuple):
     log_mass: Tensor
 
 
+@named
 def apply_token_bitmask_(
     logits: Tensor,
     bitmask: Tensor,
@@ -76,8 +78,15 @@ def apply_token_bitmask_(
     return logits
 
 
+@named
 def pack_token_bitmask(allowed: Tensor) -> Tensor:
     """Booleans (..., V) as a bit mask (..., ceil(V / 32)) of int32, in the layout of XGrammar.
+
+    Args:
+        allowed: bool, or numbers of which 0 forbids; the last dimension is the vocabulary.
+
+    Returns:
+        int32: bit t % 32 of word t // 32 is token t; bits past the last token are 0.
 
     Example::
 
@@ -90,6 +99,7 @@ def pack_token_bitmask(allowed: Tensor) -> Tensor:
     return torch.where(words >= 1 << 31, words - (1 << 32), words).to(torch.int32)
 
 
+@named
 def masked_sample(
     logits: Tensor,
     bitmask: Tensor | None = None,
@@ -192,6 +202,7 @@ def masked_sample(
     return result
 
 
+@named
 def filter_threshold(
     logits: Tensor,
     bitmask: Tensor | None = None,
@@ -258,8 +269,13 @@ def _filters(
     )
 
 
+@named
 def top_k_threshold(logits: Tensor, k: int | Tensor, bitmask: Tensor | None = None) -> Tensor:
-    """The k-th largest allowed logit of each row, (B,) float32; see `filter_threshold`.
+    """The k-th largest allowed logit of each row, (B,) float32.
+
+    Args:
+        k: int or int64 (B), at least 1.
+        logits, bitmask: as in `filter_threshold`, with its errors and guarantees.
 
     Example::
 
@@ -269,6 +285,7 @@ def top_k_threshold(logits: Tensor, k: int | Tensor, bitmask: Tensor | None = No
     return filter_threshold(logits, bitmask, top_k=k).threshold
 
 
+@named
 def top_p_threshold(
     logits: Tensor,
     p: float | Tensor,
@@ -276,7 +293,11 @@ def top_p_threshold(
     *,
     inv_temperature: float | Tensor = 1.0,
 ) -> Tensor:
-    """The bound of nucleus sampling, (B,) float32; see `filter_threshold`.
+    """The bound of nucleus sampling, (B,) float32.
+
+    Args:
+        p: float or float32 (B) in (0, 1]: the mass that is kept.
+        logits, bitmask, inv_temperature: as in `filter_threshold`, with its errors and guarantees.
 
     Example::
 
@@ -286,6 +307,7 @@ def top_p_threshold(
     return filter_threshold(logits, bitmask, top_p=p, inv_temperature=inv_temperature).threshold
 
 
+@named
 def min_p_threshold(
     logits: Tensor,
     p: float | Tensor,
@@ -293,7 +315,11 @@ def min_p_threshold(
     *,
     inv_temperature: float | Tensor = 1.0,
 ) -> Tensor:
-    """The largest allowed logit + log(p) * T, (B,) float32; see `filter_threshold`.
+    """The largest allowed logit + log(p) * T, (B,) float32.
+
+    Args:
+        p: float or float32 (B) in [0, 1] (arXiv 2407.01082).
+        logits, bitmask, inv_temperature: as in `filter_threshold`, with its errors and guarantees.
 
     Example::
 
@@ -303,10 +329,15 @@ def min_p_threshold(
     return filter_threshold(logits, bitmask, min_p=p, inv_temperature=inv_temperature).threshold
 
 
+@named
 def top_n_sigma_threshold(
     logits: Tensor, n: float | Tensor, bitmask: Tensor | None = None
 ) -> Tensor:
-    """The largest allowed logit - n * sigma, (B,) float32; see `filter_threshold`.
+    """The largest allowed logit - n * sigma, (B,) float32.
+
+    Args:
+        n: float or float32 (B), not negative (arXiv 2411.07641).
+        logits, bitmask: as in `filter_threshold`, with its errors and guarantees.
 
     Example::
 
@@ -316,6 +347,7 @@ def top_n_sigma_threshold(
     return filter_threshold(logits, bitmask, top_n_sigma=n).threshold
 
 
+@named
 def top_h_threshold(
     logits: Tensor,
     alpha: float | Tensor,
@@ -324,7 +356,12 @@ def top_h_threshold(
     variant: str = "hf",
     inv_temperature: float | Tensor = 1.0,
 ) -> Tensor:
-    """The bound of Top-H, (B,) float32; see `filter_threshold`.
+    """The bound of Top-H, (B,) float32.
+
+    Args:
+        alpha: float or float32 (B), the share of the entropy (arXiv 2509.02510); `variant` is
+            `top_h_variant`.
+        logits, bitmask, inv_temperature: as in `filter_threshold`, with its errors and guarantees.
 
     Example::
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from thrifty import _native
+from thrifty._arguments import named
 from thrifty._draft_tree import Draft, DraftTree
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ class NgramTable:
     STAND, arXiv 2506.04708, section 3: keys of several lengths, running means, sampled children.
     """
 
+    @named
     def __init__(
         self,
         capacity: int = 1 << 17,

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from thrifty import _awrs_ops as ops
+from thrifty._arguments import named
 
 
 class Resampled(NamedTuple):
@@ -18,6 +19,7 @@ class Resampled(NamedTuple):
     log_ml_increment: Tensor  # (P,)
 
 
+@named
 def smc_resample(
     logw: Tensor,
     seeds: Tensor,
@@ -106,6 +108,7 @@ class SMC:
         True
     """
 
+    @named
     def __init__(
         self,
         particles: int,
@@ -115,8 +118,8 @@ class SMC:
         method: str = "stratified",
         seed: int = 0,
     ) -> None:
-        if particles < 1:
-            raise ValueError(f"SMC: particles: expected a positive number, got {particles}")
+        if not 1 <= particles < 2**31:
+            raise ValueError(f"SMC: particles: expected 1 to 2^31 - 1, got {particles}")
         if method not in ("stratified", "systematic", "multinomial", "residual"):
             raise ValueError(
                 "SMC: method: expected stratified, systematic, multinomial or residual, got "

@@ -3,8 +3,10 @@
 from torch import Tensor
 
 from thrifty import _moe_ops
+from thrifty._arguments import named
 
 
+@named
 def token_topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k tokens with the largest scores in each sequence, in the order of the sequence.
 
@@ -34,6 +36,7 @@ def token_topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return weights, index
 
 
+@named
 def gather_rows(x: Tensor, index: Tensor, weights: Tensor | None = None) -> Tensor:
     """Rows of each sequence: ``out[b, j] = weights[b, j] * x[b, index[b, j]]``.
 
@@ -62,6 +65,7 @@ def gather_rows(x: Tensor, index: Tensor, weights: Tensor | None = None) -> Tens
     return _moe_ops.gather_rows(x, index, weights)
 
 
+@named
 def scatter_add_rows(
     x: Tensor, index: Tensor, src: Tensor, weights: Tensor | None = None
 ) -> Tensor:

@@ -4,9 +4,11 @@ from typing import Any
 
 import numpy as np
 
+from thrifty._arguments import named
 from thrifty._draft_tree import Draft
 
 
+@named
 def tree_merge(
     a: Draft,
     b: Draft,

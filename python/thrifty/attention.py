@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from thrifty import _attention_ops
+from thrifty._arguments import named
 from thrifty._attention_arguments import check_heads, check_lengths
 from thrifty._attention_recipe import (
     CPU_MIN_LEN,
@@ -23,6 +24,7 @@ from thrifty._attention_recipe import (
 __all__ = ["centroid_bucket", "hyper_attention", "hyper_core", "lsh_bucket"]
 
 
+@named
 def hyper_attention(
     q: Tensor,
     k: Tensor,
@@ -191,6 +193,7 @@ def _kept_normals(seed: int, offset: int, dim: int, planes: int, device: str) ->
     return _attention_ops.ops.lsh_planes(pair, dim, planes).to(device)
 
 
+@named
 def lsh_bucket(x: Tensor, planes: Tensor, mean: Tensor | None = None) -> Tensor:
     """The bucket of each row by the signs of its products with hyperplanes, in Gray order.
 
@@ -220,6 +223,7 @@ def lsh_bucket(x: Tensor, planes: Tensor, mean: Tensor | None = None) -> Tensor:
     )
 
 
+@named
 def centroid_bucket(x: Tensor, centroids: Tensor, mean: Tensor | None = None) -> Tensor:
     """The centroid of the greatest product with each row, the first of equals.
 
@@ -248,6 +252,7 @@ def centroid_bucket(x: Tensor, centroids: Tensor, mean: Tensor | None = None) ->
     )
 
 
+@named
 def hyper_core(
     q: Tensor,
     k: Tensor,
@@ -313,6 +318,16 @@ def hyper_core(
         True
     """
     check_heads("hyper_core", q, k, v)
+    rest = {
+        "list_v": list_v,
+        "list_logw": list_logw,
+        "list_range": list_range,
+        "list_var": list_var,
+    }
+    for name, value in rest.items():
+        if list_k is None and value is not None:
+            shape = tuple(value.shape)
+            raise ValueError(f"hyper_core: {name}: expected None without list_k, got {shape}")
     scale = q.shape[3] ** -0.5 if scale is None else float(scale)
     return _attention_ops.hyper_core_fwd(
         q, k, v, q_order, q_offsets, k_order, windows, list_k, list_v, list_logw, list_range,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from thrifty import _drafting_ops
+from thrifty._arguments import named
 from thrifty._draft_helpers import TrimmedHead, kv_compact_, trimmed_head
 from thrifty._draft_tree import Draft, DraftTree
 from thrifty._ngram_table import NgramTable
@@ -57,16 +58,10 @@ class Verified(NamedTuple):
     status: Tensor
 
 
-def _rows(value: PerRow, count: int, dtype: torch.dtype, device: torch.device) -> Tensor | None:
-    """One number for all rows, or one each."""
-    if value is None or isinstance(value, Tensor):
-        return value
-    return torch.full((count,), value, dtype=dtype, device=device)
-
-
 def _settings(
+    op: str,
     logits: Tensor,
-    rows: int,
+    rank: int,
     temperature: PerRow,
     top_k: PerRow,
     top_p: PerRow,
@@ -74,18 +69,31 @@ def _settings(
     seed: PerRow,
     offset: PerRow,
 ) -> tuple[Tensor | None, ...]:
+    """Each as a tensor of one per row, or None."""
+    if logits.dim() != rank:
+        raise ValueError(f"{op}: logits: expected {rank} dimensions, got {tuple(logits.shape)}")
+
+    def rows(name: str, value: PerRow, dtype: torch.dtype) -> Tensor | None:
+        if value is None or isinstance(value, Tensor):
+            return value
+        whole = dtype == torch.int64
+        if whole and not (value == value // 1 and -(2**63) <= value < 2**63):
+            raise ValueError(f"{op}: {name}: expected an integer of 64 bits, got {value}")
+        filled = int(value) if whole else float(value)
+        return torch.full((logits.shape[0],), filled, dtype=dtype, device=logits.device)
+
     floats, ints = torch.float32, torch.int64
-    device = logits.device
     return (
-        _rows(temperature, rows, floats, device),
-        _rows(top_k, rows, ints, device),
-        _rows(top_p, rows, floats, device),
-        _rows(min_p, rows, floats, device),
-        _rows(seed, rows, ints, device),
-        _rows(offset, rows, ints, device),
+        rows("temperature", temperature, floats),
+        rows("top_k", top_k, ints),
+        rows("top_p", top_p, floats),
+        rows("min_p", min_p, floats),
+        rows("seed", seed, ints),
+        rows("offset", offset, ints),
     )
 
 
+@named
 def row_stats(
     logits: Tensor,
     k: int = 10,
@@ -136,11 +144,11 @@ def row_stats(
         >>> stats.topk_ids.tolist(), stats.lse.allclose(torch.tensor([2.4076]))
         ([[1, 2]], True)
     """
-    rows = logits.shape[0]
-    settings = _settings(logits, rows, temperature, top_k, top_p, min_p, seed, offset)
+    settings = _settings("row_stats", logits, 2, temperature, top_k, top_p, min_p, seed, offset)
     return RowStats(*_drafting_ops.ops.row_stats(logits, exclude, *settings, k))
 
 
+@named
 def verify_tree(
     logits: Tensor,
     draft: Draft,
@@ -212,7 +220,7 @@ def verify_tree(
         rule = "recursive" if draft.sampled else "target"
         if temperature is not None and not isinstance(temperature, Tensor) and temperature == 0:
             rule = "greedy"
-    settings = _settings(logits, logits.shape[0], temperature, top_k, top_p, min_p, seed, offset)
+    settings = _settings("verify_tree", logits, 3, temperature, top_k, top_p, min_p, seed, offset)
     return Verified(
         *_drafting_ops.ops.verify_tree(
             logits, draft.tokens, draft.first_child, draft.next_sibling, draft.q_ids, draft.q,
@@ -221,6 +229,7 @@ def verify_tree(
     )  # fmt: skip
 
 
+@named
 def verify_chain(
     logits: Tensor,
     tokens: Tensor,
@@ -255,6 +264,9 @@ def verify_chain(
     Returns:
         As `verify_tree`, with D = n; path is 0 ... lengths - 1.
 
+    Raises:
+        ValueError: as `verify_tree`.
+
     Example::
 
         >>> logits = torch.zeros(1, 2, 4)
@@ -263,7 +275,9 @@ def verify_chain(
     """
     if method not in ("token", "block"):
         raise ValueError(f"verify_chain: method: expected 'token' or 'block', got {method!r}")
-    settings = _settings(logits, logits.shape[0], temperature, top_k, top_p, min_p, seed, offset)
+    if tokens.dtype not in (torch.int32, torch.int64):
+        raise ValueError(f"verify_chain: tokens: expected int32 or int64, got {tokens.dtype}")
+    settings = _settings("verify_chain", logits, 3, temperature, top_k, top_p, min_p, seed, offset)
     return Verified(
         *_drafting_ops.ops.verify_chain(
             logits, tokens.to(torch.int32), lens, q_ids, q, *settings, method, k

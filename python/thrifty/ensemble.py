@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from thrifty import _ensemble_ops
+from thrifty._arguments import named
 from thrifty._members import members
 
 __all__ = ["batch_ensemble_linear", "batch_ensemble_mlp", "ensemble_linear", "pack_weight"]
@@ -43,6 +44,7 @@ def _entries(vectors: Sequence[Tensor | None] | None, weight: Sequence[Tensor]) 
     return [None] * len(weight) if vectors is None else list(vectors)
 
 
+@named
 def batch_ensemble_linear(
     x: Tensor,
     weight: Tensor,
@@ -125,6 +127,7 @@ def batch_ensemble_linear(
     return out
 
 
+@named
 def ensemble_linear(
     x: Tensor,
     weight: Tensor,
@@ -164,6 +167,7 @@ def ensemble_linear(
     return out
 
 
+@named
 def batch_ensemble_mlp(
     x: Tensor,
     weight: Sequence[Tensor],
@@ -277,6 +281,7 @@ def _mlp_by_layers(
     return (wide.softmax(-1) if reduce == "softmax_mean" else wide).mean(1).to(out.dtype)
 
 
+@named
 def pack_weight(weight: Tensor) -> Tensor:
     """The weight of one layer in the order in which this machine's CPU kernels read it.
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from thrifty import _debug, _moe_ops
+from thrifty._arguments import named
 from thrifty._expert_cache import ExpertCache, Load
 from thrifty._expert_parallel import expert_parallel_mlp
 from thrifty._token_rows import gather_rows, scatter_add_rows, token_topk
@@ -30,6 +31,7 @@ __all__ = [
 ]
 
 
+@named
 def bucket_sort(ids: Tensor, buckets: int) -> tuple[Tensor, Tensor]:
     """A stable counting sort: the positions of each bucket's numbers, in rising order.
 
@@ -55,6 +57,7 @@ def bucket_sort(ids: Tensor, buckets: int) -> tuple[Tensor, Tensor]:
     return torch.ops.thrifty.bucket_sort(ids, buckets)
 
 
+@named
 def moe_route(
     logits: Tensor,
     top_k: int,
@@ -127,6 +130,7 @@ def moe_route(
     return tuple(out) if stats else tuple(out[:2])
 
 
+@named
 def moe_permute(
     ids: Tensor,
     num_experts: int,
@@ -169,6 +173,7 @@ def moe_permute(
     return torch.ops.thrifty.moe_permute(ids, num_experts, expert_map, capacity or 0, priority)
 
 
+@named
 def grouped_mm(
     a: Tensor,
     b: Tensor,
@@ -226,6 +231,7 @@ def grouped_mm(
     return _moe_ops.grouped_mm(a, b, offs, a_idx, bias, row_scale, accumulate, float32_out)
 
 
+@named
 def moe_mlp(
     x: Tensor,
     w1: Tensor,

@@ -41,11 +41,13 @@ class ConstrainedLogitsProcessor(LogitsProcessor):
 
     Example::
 
-        vocabulary = thrifty.hf.vocabulary(tokenizer)
-        dfa = thrifty.ByteDFA.from_regex(r"[a-z]+ = [0-9]+\\n", vocabulary, tokenizer.eos_token_id)
-        processor = thrifty.hf.ConstrainedLogitsProcessor(dfa, seed=1)
-        model.generate(**inputs, logits_processor=[processor], max_new_tokens=40)
-        processor.log_weights
+        >>> dfa = thrifty.ByteDFA.from_regex("a+", [b"a", b"b", None], eos_ids=2)
+        >>> processor = thrifty.hf.ConstrainedLogitsProcessor(dfa, seed=1)
+        >>> prompt = torch.tensor([[1, 1]])
+        >>> processor(prompt, torch.zeros(1, 3))  # as generate(logits_processor=[processor]) does
+        tensor([[0., -inf, -inf]])
+        >>> processor.log_weights.shape
+        torch.Size([1])
 
     Reference: Lipkin et al., arXiv 2504.05410.
     """
@@ -174,6 +176,17 @@ def vocabulary(tokenizer: PreTrainedTokenizerBase, size: int | None = None) -> V
 
     Raises:
         ValueError: a tokenizer of another kind.
+
+    Example::
+
+        >>> from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+        >>> from transformers import PreTrainedTokenizerFast
+        >>> backend = Tokenizer(models.BPE({"a": 0, "Ġb": 1}, []))
+        >>> backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        >>> backend.decoder = decoders.ByteLevel()
+        >>> words = thrifty.hf.vocabulary(PreTrainedTokenizerFast(tokenizer_object=backend))
+        >>> len(words)
+        2
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:

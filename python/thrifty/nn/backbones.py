@@ -107,6 +107,16 @@ class MLPBackboneBatchEnsemble(MLPBackboneEnsembleBase):
             `tabm_init` of all scalings.
         start_scaling_init_chunks: chunks of the first scaling, one per feature.
         kwargs: d_in, n_blocks, d_block, dropout, activation, k.
+
+    Input (B, d_in) or (B, k, d_in), output (B, k, d_block). TabM, arXiv 2410.24210.
+
+    Example::
+
+        >>> sizes = {"d_in": 4, "n_blocks": 2, "d_block": 8, "dropout": 0.0, "k": 3}
+        >>> backbone = MLPBackboneBatchEnsemble(
+        ...     tabm_init=True, scaling_init="normal", start_scaling_init_chunks=None, **sizes)
+        >>> backbone(torch.randn(5, 4)).shape
+        torch.Size([5, 3, 8])
     """
 
     def __init__(
@@ -139,6 +149,16 @@ class MLPBackboneMiniEnsemble(MLPBackboneEnsembleBase):
         affine_scaling_init: "normal" or "random-signs".
         affine_scaling_init_chunks: chunks of the scaling, one per feature.
         kwargs: d_in, n_blocks, d_block, dropout, activation, k.
+
+    Input (B, d_in) or (B, k, d_in), output (B, k, d_block). TabM-mini, arXiv 2410.24210.
+
+    Example::
+
+        >>> sizes = {"d_in": 4, "n_blocks": 2, "d_block": 8, "dropout": 0.0, "k": 3}
+        >>> backbone = MLPBackboneMiniEnsemble(
+        ...     affine_bias=False, affine_scaling_init="normal", **sizes)
+        >>> backbone(torch.randn(5, 4)).shape
+        torch.Size([5, 3, 8])
     """
 
     def __init__(
@@ -168,6 +188,14 @@ class MLPBackboneEnsemble(MLPBackboneEnsembleBase):
 
     Args:
         kwargs: d_in, n_blocks, d_block, dropout, activation, k.
+
+    Input (B, d_in) or (B, k, d_in), output (B, k, d_block).
+
+    Example::
+
+        >>> backbone = MLPBackboneEnsemble(d_in=4, n_blocks=2, d_block=8, dropout=0.0, k=3)
+        >>> backbone(torch.randn(5, 4)).shape
+        torch.Size([5, 3, 8])
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -198,6 +226,17 @@ def make_tabm_backbone(
         arch_type: "tabm", "tabm-naive" (all scalings random), "tabm-mini" or "tabm-packed".
         start_scaling_init: "random-signs" or "normal"; None for "tabm-packed", which has no r.
         start_scaling_init_chunks: sizes of the features in the input, see `init_scaling_`.
+
+    Raises:
+        ValueError: an architecture, initialisation or size that does not fit.
+
+    Example::
+
+        >>> backbone = make_tabm_backbone(
+        ...     d_in=4, n_blocks=1, d_block=8, dropout=0.0, k=3,
+        ...     start_scaling_init="normal", start_scaling_init_chunks=[2, 2])
+        >>> backbone(torch.randn(5, 4)).shape
+        torch.Size([5, 3, 8])
     """
     if arch_type not in ARCH_TYPES:
         raise ValueError(

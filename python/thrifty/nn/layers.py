@@ -114,7 +114,16 @@ class ElementwiseAffine(nn.Module):
 
 
 def ensemble_view(x: Tensor, k: int, training: bool) -> Tensor:
-    """(B, d) -> (B, k, d) without a copy. (B, k, d) passes through, in eval mode with a warning."""
+    """(B, d) -> (B, k, d) without a copy. (B, k, d) passes through, in eval mode with a warning.
+
+    Raises:
+        ValueError: another shape.
+
+    Example::
+
+        >>> ensemble_view(torch.randn(3, 4), k=2, training=True).stride(1)
+        0
+    """
     if x.ndim == 2:
         return x.unsqueeze(-2).expand(-1, k, -1)
     if x.ndim != 3 or x.shape[-2] != k:
